@@ -1,0 +1,68 @@
+"""Sharing a native file on the Hugging Face hub, with a model card, and getting it back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from ..errors import FileFormatError
+
+
+def push(
+    repo_id: str,
+    filename: str,
+    save: Callable[[str], object],
+    card: str,
+    *,
+    private: bool | None = None,
+    token: str | None = None,
+    commit_message: str | None = None,
+    revision: str | None = None,
+) -> str:
+    """Create the repository if need be and upload the file that ``save(path)`` writes, with its card.
+
+    Returns:
+        The URL of the commit.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=token)
+    repo = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    with TemporaryDirectory() as folder:
+        save(str(Path(folder) / filename))
+        (Path(folder) / "README.md").write_text(card, encoding="utf-8")
+        message = commit_message or f"Upload {filename} with steersman"
+        return str(
+            api.upload_folder(repo_id=repo, folder_path=folder, commit_message=message, revision=revision).commit_url
+        )
+
+
+def locate(
+    repo_or_path: str,
+    filename: str,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    cache_dir: str | None = None,
+) -> str:
+    """The local path of a shared file: a file as it is, ``filename`` in a folder, or downloaded from the hub."""
+    local = Path(repo_or_path)
+    if local.is_file():
+        return str(local)
+    if local.is_dir():
+        if not (local / filename).is_file():
+            raise FileFormatError(f"the folder {local} holds no {filename}")
+        return str(local / filename)
+    from huggingface_hub import hf_hub_download
+
+    return hf_hub_download(repo_or_path, filename, revision=revision, token=token, cache_dir=cache_dir)
+
+
+def card(title: str, base_model: str | None, facts: Sequence[tuple[str, object]], usage: str) -> str:
+    """A model card: front matter, what it is, how to use it."""
+    lines = ["---", "library_name: steersman", "tags: [steersman, activation-steering, steering-vector]"]
+    lines += [f"base_model: {base_model}"] if base_model and base_model.count("/") == 1 else []
+    lines += ["---", "", f"# {title}", "", "| | |", "|---|---|"]
+    lines += [f"| {name} | {value} |" for name, value in facts if value is not None]
+    return "\n".join([*lines, "", "```python", usage.strip(), "```", ""])

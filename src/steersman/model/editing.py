@@ -1,0 +1,35 @@
+"""A second module tree over the same parameters, for the ``hf`` of an edited model."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from ..errors import UnsupportedError
+from .architecture import Architecture
+
+
+def second_tree(architecture: Architecture) -> Any:
+    """A copy of the module tree that shares every parameter and buffer; hooks on either are its own.
+
+    Raises:
+        UnsupportedError: for a model that accelerate dispatched or whose weights are quantised: their modules keep
+            state that cannot be shared this way.
+    """
+    hf: Any = architecture.hf
+    name = architecture.shape.name
+    remedy = "use edited.generate() and edited.logits(), or steer() on the base model"
+    if any(hasattr(module, "_hf_hook") for module in hf.modules()):
+        raise UnsupportedError(f"{name} is dispatched by accelerate, so its modules cannot stand twice; {remedy}")
+    if getattr(hf, "is_quantized", False) or getattr(hf, "hf_quantizer", None) is not None:
+        raise UnsupportedError(f"{name} is quantised, so its modules cannot stand twice; {remedy}")
+    shared = {id(tensor): tensor for tensor in (*hf.parameters(), *hf.buffers())}
+    twin = copy.deepcopy(hf, shared)
+    for module in twin.modules():
+        module._forward_hooks.clear()
+        module._forward_pre_hooks.clear()
+        module._backward_hooks.clear()
+        module._backward_pre_hooks.clear()
+        for kind in ("_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks_with_kwargs"):
+            getattr(module, kind).clear()
+    return twin

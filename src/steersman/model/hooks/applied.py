@@ -1,0 +1,36 @@
+"""Whether the interventions of a context met any of their tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ...errors import NotAppliedError
+from ...operations import Action
+from .step import Step
+
+
+class Applied:
+    """Watches the forward passes made inside a context."""
+
+    def __init__(self, actions: Iterable[Action]) -> None:
+        self._unmet = {action.positions: action.source for action in actions}
+        self._passes = 0
+        self._may_generate = False
+
+    def note(self, step: Step, cached: bool) -> None:
+        """Take note of a forward pass; ``cached`` when it was given a cache, as generation loops do."""
+        self._passes += 1
+        self._may_generate |= cached
+        for positions in [unmet for unmet in self._unmet if step.selects(unmet)]:
+            self._unmet.pop(positions, None)
+
+    def check(self) -> None:
+        """Raise NotAppliedError if forward passes were made and an intervention met none of its tokens in any.
+
+        A generation that ended before its first token was fed back is no such case.
+        """
+        for positions, source in self._unmet.items() if self._passes else ():
+            if positions.in_prompt or not self._may_generate:
+                raise NotAppliedError(
+                    f"{source}: positions {positions} selected no token of any forward pass in this context"
+                )

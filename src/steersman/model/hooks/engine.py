@@ -1,0 +1,264 @@
+"""The reference engine: a plan as forward hooks on an ordinary model.
+
+A run puts the hooks of one compiled plan on the modules it touches and takes them off again. Two kinds:
+
+- a *call* (``generate``, ``logits``) knows its prompts, and acts in the thread that made it only, so that calls with
+  different plans run side by side on one model;
+- a *context* (``with model.steer(...)``) acts on every forward pass of the model, in whatever thread, that is not a
+  call's.
+
+Nothing of the model is replaced; when a run ends, also by an exception, no hook is left.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from ...conditions import When
+from ...errors import UnsupportedError
+from ...plan import Plan
+from ..architecture import Architecture, Tap
+from .applied import Applied
+from .boundary import Boundary, GuessedBoundary, KnownBoundary
+from .program import Program
+from .rows import Chunk, FindMarker, Inputs, Row
+from .step import Reuse, Step
+from .taps import Handler, attach
+
+
+class Local(threading.local):
+    """What one thread is doing: the call it is in, if any, and whether steering is suspended."""
+
+    def __init__(self) -> None:
+        self.call: Run | None = None
+        self.suspended = False
+
+
+class HookEngine:
+    """Runs plans on one module tree."""
+
+    def __init__(self, architecture: Architecture, find_marker: FindMarker) -> None:
+        self.architecture = architecture
+        self.find_marker = find_marker
+        self.parameters = list(inspect.signature(architecture.decoder.forward).parameters)
+        self.local = Local()
+
+    @contextmanager
+    def call(self, plans: Sequence[Plan], rows: list[Row]) -> Iterator[Run]:
+        """Steer the forward passes that this thread makes inside, row ``i`` by ``plans[rows[i].plan]``.
+
+        All that can be checked is checked before anything is hooked.
+        """
+        program = Program([plan.actions(self.architecture.shape) for plan in plans])
+        program.check(rows)
+        run = Run(self, plans, program, KnownBoundary(rows))
+        previous, self.local.call = self.local.call, run
+        try:
+            run.attach()
+            yield run
+        finally:
+            self.local.call = previous
+            run.detach()
+
+    def context(
+        self,
+        plan: Plan,
+        boundary: GuessedBoundary,
+        prompt_length: int | Sequence[int] | None,
+        applied: Sequence[Applied],
+    ) -> Run:
+        """A run that steers every forward pass outside calls, from its ``attach()`` to its ``detach()``."""
+        program = Program([plan.actions(self.architecture.shape)])
+        boundary.prompt_length, boundary.needed = prompt_length, program.needs_boundary
+        return Run(self, [plan], program, boundary, applied)
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Forward passes of this thread inside run unsteered."""
+        before, self.local.suspended = self.local.suspended, True
+        try:
+            yield
+        finally:
+            self.local.suspended = before
+
+
+class Run:
+    """One plan on one model, for as long as its hooks are attached."""
+
+    def __init__(
+        self,
+        engine: HookEngine,
+        plans: Sequence[Plan],
+        program: Program,
+        boundary: Boundary,
+        applied: Sequence[Applied] = (),
+    ) -> None:
+        self.engine = engine
+        self.plans = plans
+        self.program = program
+        self.boundary = boundary
+        self._handles: list[RemovableHandle] = []
+        self._steps = threading.local()
+        self._applied = applied
+
+    # -- hooks --------------------------------------------------------------------------------------------------
+
+    def attach(self) -> None:
+        """Put the hooks on."""
+        decoder = self.engine.architecture.decoder
+        if not self.program.sites and not self.program.conditions:
+            return
+        self._handles = [
+            decoder.register_forward_pre_hook(self._enter, with_kwargs=True),
+            decoder.register_forward_hook(self._leave),
+            *attach(self._handlers()),
+        ]
+
+    def detach(self) -> None:
+        """Take them off."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        self._steps.__dict__.clear()
+
+    def _handlers(self) -> dict[tuple[nn.Module, str], list[tuple[Tap, Handler]]]:
+        found: dict[tuple[nn.Module, str], list[tuple[Tap, Handler]]] = {}
+        architecture = self.engine.architecture
+        for component, layer in sorted(self.program.sites):
+            tap = architecture.tap(component, layer)
+            found.setdefault((tap.module, tap.side), []).append((tap, self._steer(component, layer)))
+        for when in self.program.conditions:
+            tap = architecture.tap("resid_post", when.layer)
+            found.setdefault((tap.module, tap.side), []).append((tap, self._read(when)))
+        return found
+
+    def _steer(self, component: str, layer: int) -> Handler:
+        def handler(tensor: Tensor, tap: Tap) -> Tensor | None:
+            step = self.step
+            if step is None:
+                return None
+            flat = tensor.reshape(-1, tensor.shape[-1])
+            result = self.program.sites[component, layer](flat, step, tap.scale)
+            if result is None:
+                return None
+            index, values = result
+            if index is not None:
+                values = flat.index_copy(0, index.to(flat.device), values)
+            return values.reshape(tensor.shape)
+
+        return handler
+
+    def _read(self, when: When) -> Handler:
+        def handler(tensor: Tensor, tap: Tap) -> None:
+            step = self.step
+            if step is not None and not self.program.clean_first:
+                self._decide(when, tensor, step.rows, step.chunks)
+
+        return handler
+
+    @property
+    def step(self) -> Step | None:
+        """The forward pass this thread is in, if this run steers it."""
+        return getattr(self._steps, "step", None)
+
+    # -- the beginning and end of a forward pass ------------------------------------------------------------------
+
+    def _steers_this_thread(self) -> bool:
+        local = self.engine.local
+        if local.suspended:
+            return False
+        return local.call is self if isinstance(self.boundary, KnownBoundary) else local.call is None
+
+    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._steps.step = None
+        if not self._steers_this_thread():
+            return
+        if torch.compiler.is_compiling():
+            raise UnsupportedError("a steered model cannot be compiled by torch.compile; pass disable_compile=True")
+        guessed = isinstance(self.boundary, GuessedBoundary)
+        if guessed and torch.is_grad_enabled() and any(plan.requires_grad for plan in self.plans):
+            self.program = Program([plan.actions(self.engine.architecture.shape) for plan in self.plans])
+        inputs = Inputs.of(self.engine.parameters, args, kwargs)
+        rows, chunks, fresh = self.boundary.enter(inputs)
+        if fresh and guessed:
+            self.program.check(rows)
+        if fresh and self.program.conditions:
+            self._read_conditions(module, args, kwargs, rows, chunks)
+        tensor = inputs.ids if inputs.ids is not None else inputs.embeddings
+        assert tensor is not None
+        self._steps.step = step = Step(rows, chunks, inputs.shape[1], tensor.device, self._reuse)
+        for applied in self._applied:
+            applied.note(step, inputs.cache is not None)
+
+    @property
+    def _reuse(self) -> Reuse:
+        """The index tensors this thread used last."""
+        if not hasattr(self._steps, "reuse"):
+            self._steps.reuse = Reuse()
+        return self._steps.reuse
+
+    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        step, self._steps.step = self.step, None
+        if step is None:
+            return
+        self.boundary.leave(getattr(output, "past_key_values", None))
+
+    # -- conditions -----------------------------------------------------------------------------------------------
+
+    def _read_conditions(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], rows: list[Row], chunks: list[Chunk]
+    ) -> None:
+        """Make sure that conditions are read on the prompt as it is without this plan."""
+        partial = any(chunk.stop < row.prompt_length for row, chunk in zip(rows, chunks, strict=True))
+        if partial:
+            raise UnsupportedError(
+                "a plan with a condition reads the whole prompt first, but it is being fed in chunks; unset "
+                "prefill_chunk_size"
+            )
+        if not self.program.clean_first:
+            return
+        given = dict(zip(self.engine.parameters, args, strict=False)) | kwargs
+        given |= {"past_key_values": None, "use_cache": False}
+        handlers: dict[tuple[nn.Module, str], list[tuple[Tap, Handler]]] = {}
+        for when in self.program.conditions:
+            tap = self.engine.architecture.tap("resid_post", when.layer)
+            handlers.setdefault((tap.module, tap.side), []).append((tap, self._reader(when, rows, chunks)))
+        handles = attach(handlers)
+        try:
+            with self.engine.suspended():
+                module(**given)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _reader(self, when: When, rows: list[Row], chunks: list[Chunk]) -> Handler:
+        me = threading.get_ident()
+
+        def handler(tensor: Tensor, tap: Tap) -> None:
+            if threading.get_ident() == me:
+                self._decide(when, tensor, rows, chunks)
+
+        return handler
+
+    def _decide(self, when: When, hidden: Tensor, rows: list[Row], chunks: list[Chunk]) -> None:
+        """Decide a condition for the rows that it concerns and whose last prompt token is here."""
+        concerned = self.program.conditions[when]
+        asked: list[tuple[int, int]] = []
+        for number, (row, chunk) in enumerate(zip(rows, chunks, strict=True)):
+            last = row.prompt_length - 1
+            if row.plan in concerned and when not in row.gates and chunk.start <= last < chunk.stop:
+                asked.append((number, chunk.columns[last - chunk.start]))
+        if not asked:
+            return
+        numbers, columns = zip(*asked, strict=True)
+        holds: list[bool] = when.holds(hidden.detach()[list(numbers), list(columns)]).tolist()
+        for number, held in zip(numbers, holds, strict=True):
+            rows[number].gates[when] = held

@@ -1,0 +1,123 @@
+"""Where an intervention acts: a component of the model, in which layers, and which heads or neurons of it.
+
+======================  ==========================================================  ======================
+component               what it is                                                  shape of one token
+======================  ==========================================================  ======================
+``resid_pre``           the residual stream entering block ``l``                    ``[d_model]``
+``resid_mid``           after attention was added, before the MLP reads it          ``[d_model]``
+``resid_post``          the residual stream leaving block ``l``                     ``[d_model]``
+``attn_out``            what attention adds to the residual (after any post-norm    ``[d_model]``
+                        or scale)
+``mlp_out``             what the MLP adds to the residual                           ``[d_model]``
+``z``                   per head, the input of attention's output projection        ``[n_heads, d_head]``
+``mlp_post``            neurons: the input of the MLP's output projection           ``[d_mlp]``
+======================  ==========================================================  ======================
+
+``writers`` is shorthand for everything that writes the residual stream: ``resid_pre`` of block 0 (the embeddings)
+and every ``attn_out`` and ``mlp_out``. Layers count decoder blocks from 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from .errors import InterventionError
+
+COMPONENTS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z", "mlp_post")
+RESIDUAL_WIDTH = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
+WRITERS = "writers"
+
+#: The order in which a block computes its components, used to say what comes before what.
+FORWARD_ORDER = {"resid_pre": 0, "z": 1, "attn_out": 2, "resid_mid": 3, "mlp_post": 4, "mlp_out": 5, "resid_post": 6}
+
+Indices = int | Iterable[int]
+
+
+def check_component(name: object, *, writers: bool = False) -> str:
+    """Return ``name`` if it is a component, else raise :class:`InterventionError` listing those that are."""
+    known = (*COMPONENTS, WRITERS) if writers else COMPONENTS
+    if not isinstance(name, str) or name not in known:
+        raise InterventionError(f"unknown site {name!r}; the sites are {', '.join(known)}")
+    return name
+
+
+def _indices(value: Indices, what: str) -> tuple[int, ...]:
+    if isinstance(value, bool):
+        raise InterventionError(f"{what} must be integers, got {value!r}")
+    items: tuple[object, ...] = (value,) if isinstance(value, int) else tuple(value)
+    if not items:
+        raise InterventionError(f"no {what} given; name at least one")
+    checked: list[int] = []
+    for item in items:
+        if isinstance(item, bool) or not hasattr(item, "__index__"):
+            raise InterventionError(f"{what} must be integers, got {item!r}")
+        checked.append(int(item))  # pyright: ignore[reportArgumentType]
+    return tuple(dict.fromkeys(checked))
+
+
+def layer_indices(value: str | Indices) -> tuple[int, ...] | None:
+    """Normalise a choice of layers: an index, several, an inclusive range ``"10-14"``, or ``"all"`` (None).
+
+    Negative indices count from the end and are resolved when the plan meets a model.
+    """
+    if isinstance(value, str):
+        if value == "all":
+            return None
+        first, dash, last = value.partition("-")
+        if dash and first.strip().isdigit() and last.strip().isdigit() and int(first) <= int(last):
+            return tuple(range(int(first), int(last) + 1))
+        if value.strip().isdigit():
+            return (int(value),)
+        raise InterventionError(f'layers={value!r} is neither "all", an index, nor an inclusive range such as "10-14"')
+    return _indices(value, "layers")
+
+
+@dataclass(frozen=True)
+class Sites:
+    """A choice of sites: one component in some layers, whole or some of its units.
+
+    Attributes:
+        component: one of the names in the table above.
+        layers: block indices, or None for every layer.
+        units: head indices for ``z``, neuron indices for ``mlp_post``, None for the whole component.
+    """
+
+    component: str
+    layers: tuple[int, ...] | None = None
+    units: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        check_component(self.component)
+        if self.units is not None and self.component not in ("z", "mlp_post"):
+            raise InterventionError(f"site {self.component!r} has no heads or neurons to choose from")
+
+
+def site(component: str, layers: str | Indices = "all") -> Sites:
+    """A whole component in the given layers, for example ``site("resid_mid", [3, 4])``."""
+    return Sites(check_component(component), layer_indices(layers))
+
+
+def heads(layers: str | Indices, heads: Indices | None = None) -> Sites:
+    """Attention heads: ``heads(10, 5)``, ``heads(10, [1, 5])``, ``heads(10)`` (all of a layer), ``heads("all")``."""
+    return Sites("z", layer_indices(layers), None if heads is None else _indices(heads, "heads"))
+
+
+def neurons(layers: str | Indices, neurons: Indices | None = None) -> Sites:
+    """MLP neurons: ``neurons(3, [7, 90])``; without indices, all of the layer's."""
+    return Sites("mlp_post", layer_indices(layers), None if neurons is None else _indices(neurons, "neurons"))
+
+
+def attention(layers: str | Indices = "all") -> Sites:
+    """The whole contribution of attention: ``attn_out``."""
+    return site("attn_out", layers)
+
+
+def mlp(layers: str | Indices = "all") -> Sites:
+    """The whole contribution of the MLP: ``mlp_out``."""
+    return site("mlp_out", layers)
+
+
+def block(layers: str | Indices) -> Sites:
+    """``resid_post``: the residual stream after a block, not the block's own contribution."""
+    return site("resid_post", layers)

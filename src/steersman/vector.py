@@ -1,0 +1,342 @@
+"""A steering vector: one direction per layer, as stored, with what is needed to use it well."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import FileFormatError, InterventionError, MismatchError
+from .files import container, hub
+from .shape import ModelShape
+from .sites import RESIDUAL_WIDTH, check_component
+from .tensors import checked, unit
+
+VECTOR_FILE = "vector.safetensors"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The model a vector was made for: enough to refuse another one, and to name it in the message."""
+
+    model: str
+    model_type: str
+    n_layers: int
+    d_model: int
+    fingerprint: str
+
+    @classmethod
+    def of(cls, shape: ModelShape) -> Origin:
+        """The origin of vectors made on a model of this shape."""
+        return cls(shape.name, shape.model_type, shape.n_layers, shape.d_model, shape.fingerprint)
+
+
+@dataclass(frozen=True, eq=False)
+class SteeringVector:
+    """One direction per layer, float32, scaled so that strength 1 means something.
+
+    Two-class methods store the direction at *one gap*: the distance between the class means along it, so that adding
+    it once moves one class onto the other. ``vector[10]`` is the direction of layer 10.
+
+    Attributes:
+        directions: layer -> tensor; ``[d_model]`` at the residual sites, ``[n_heads, d_head]`` at ``z``, ``[d_mlp]`` at
+            ``mlp_post``.
+        site: the component it was read from, and acts on unless told otherwise.
+        name: what to call it in messages and in a spec.
+        method: how it was found.
+        layer: the layer chosen by its quality or by a sweep; None until one is.
+        projections: layer -> (negative, positive): the class means projected on the unit direction, raw residual units.
+        norms: layer -> median residual norm of that layer, padding and first token excluded.
+        origin: the model it was made for; None for one made by hand, which then is checked by width only.
+        quality: what its extraction measured on held-out pairs; None when nothing was measured.
+        metadata: JSON-able facts needed to repeat it (seed, counts, versions, how it was read).
+    """
+
+    directions: Mapping[int, Tensor]
+    site: str = "resid_post"
+    name: str | None = None
+    method: str | None = None
+    layer: int | None = None
+    projections: Mapping[int, tuple[float, float]] = field(default_factory=lambda: {})
+    norms: Mapping[int, float] = field(default_factory=lambda: {})
+    origin: Origin | None = None
+    quality: Mapping[str, Any] | None = None
+    metadata: Mapping[str, Any] = field(default_factory=lambda: {})
+
+    def __post_init__(self) -> None:
+        check_component(self.site)
+        dims = (1,) if self.site in RESIDUAL_WIDTH or self.site == "mlp_post" else (1, 2)
+        own: dict[int, Tensor] = {}
+        for layer, direction in sorted(self.directions.items()):
+            if isinstance(layer, bool) or not isinstance(layer, int) or layer < 0:  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise InterventionError(f"{self.label}: layers are counted from 0, got {layer!r}")
+            own[layer] = checked(direction, f"{self.label} layer {layer}", dims)
+        if not own:
+            raise InterventionError(f"{self.label} has no layer; give at least one direction")
+        if len({direction.shape for direction in own.values()}) > 1 and self.site != "mlp_post":
+            raise InterventionError(
+                f"{self.label}: its layers differ in width: "
+                + ", ".join(f"{layer}: {tuple(d.shape)}" for layer, d in own.items())
+            )
+        if self.layer is not None and self.layer not in own:
+            raise InterventionError(f"{self.label}: its chosen layer {self.layer} is not among its layers {list(own)}")
+        object.__setattr__(self, "directions", own)
+
+    @property
+    def label(self) -> str:
+        """How messages call it: ``vector 'happy'``, or ``the vector``."""
+        return f"vector {self.name!r}" if self.name else "the vector"
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers it has a direction for, ascending."""
+        return tuple(self.directions)
+
+    @property
+    def d_model(self) -> int:
+        """The width of its directions."""
+        return next(iter(self.directions.values())).shape[-1]
+
+    @property
+    def gap(self) -> Mapping[int, float]:
+        """layer -> distance between the class means along the direction; empty for a method that has no classes."""
+        return {layer: positive - negative for layer, (negative, positive) in self.projections.items()}
+
+    def __getitem__(self, layer: int) -> Tensor:
+        if layer not in self.directions:
+            raise MismatchError(f"{self.label} has no layer {layer}; it has {_ranges(self.layers)}")
+        return self.directions[layer]
+
+    def __contains__(self, layer: object) -> bool:
+        return layer in self.directions
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.directions)
+
+    def __len__(self) -> int:
+        return len(self.directions)
+
+    def __repr__(self) -> str:
+        parts = [repr(self.name)] if self.name else []
+        parts += [f"layers {_ranges(self.layers)}", f"width {self.d_model}", self.site]
+        parts += [self.method] if self.method else []
+        parts += [f"chosen layer {self.layer}"] if self.layer is not None else []
+        return f"SteeringVector({', '.join(parts)})"
+
+    # -- algebra ------------------------------------------------------------------------------------------------
+
+    def __mul__(self, factor: float) -> SteeringVector:
+        """The direction scaled; a negative factor exchanges the two classes."""
+        flip = factor < 0
+        projections = {
+            layer: (-positive, -negative) if flip else (negative, positive)
+            for layer, (negative, positive) in self.projections.items()
+        }
+        scaled = {layer: direction * factor for layer, direction in self.directions.items()}
+        return replace(self, directions=scaled, projections=projections, quality=None)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: float) -> SteeringVector:
+        return self * (1 / divisor)
+
+    def __neg__(self) -> SteeringVector:
+        return self * -1.0
+
+    def __add__(self, other: SteeringVector) -> SteeringVector:
+        return self._combined(other, lambda mine, theirs: mine + theirs, "+")
+
+    def __sub__(self, other: SteeringVector) -> SteeringVector:
+        return self._combined(other, lambda mine, theirs: mine - theirs, "-")
+
+    def orthogonalize(self, *others: SteeringVector) -> SteeringVector:
+        """This vector without its part in the span of others, layer by layer, its length otherwise kept as it falls.
+
+        Raises:
+            InterventionError: when a direction lies in that span and nothing of it remains.
+        """
+        result = self
+        for_layer: dict[int, Tensor] = {}
+        shared = [layer for layer in self.layers if all(layer in other for other in others)]
+        self._require_shared(shared, others)
+        for layer in shared:
+            basis = torch.linalg.qr(torch.stack([o[layer].flatten() for o in others], dim=1).double()).Q
+            mine = self[layer].flatten().double()
+            rest = mine - basis @ (basis.T @ mine)
+            if float(rest.norm()) <= 1e-6 * float(mine.norm()):
+                raise InterventionError(f"{self.label} lies within the others at layer {layer}: nothing is left of it")
+            for_layer[layer] = rest.float().reshape(self[layer].shape)
+        name = self.name and f"{self.name} without {', '.join(o.name or 'another' for o in others)}"
+        return self._derived(result, for_layer, name)
+
+    def normalized(self) -> SteeringVector:
+        """The same directions at unit length."""
+        units = {
+            layer: unit(d.flatten(), self.label).reshape(d.shape) for layer, d in self.directions.items()
+        }
+        return replace(self, directions=units, quality=None)
+
+    def at(self, *layers: int) -> SteeringVector:
+        """The same vector with some of its layers only."""
+        kept = {layer: self[layer] for layer in layers}
+        return replace(self, directions=kept, layer=self.layer if self.layer in kept else None)
+
+    def _combined(
+        self, other: SteeringVector, operation: Callable[[Tensor, Tensor], Tensor], sign: str
+    ) -> SteeringVector:
+        shared = [layer for layer in self.layers if layer in other]
+        self._require_shared(shared, (other,))
+        name = f"{self.name} {sign} {other.name}" if self.name and other.name else None
+        return self._derived(self, {layer: operation(self[layer], other[layer]) for layer in shared}, name)
+
+    def _require_shared(self, shared: list[int], others: tuple[SteeringVector, ...]) -> None:
+        if not others:
+            raise InterventionError("give at least one other vector")
+        for other in others:
+            if not isinstance(other, SteeringVector):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise InterventionError(f"expected a SteeringVector, got {type(other).__name__}")
+            if other.site != self.site:
+                raise InterventionError(f"{self.label} is of {self.site}, {other.label} of {other.site}")
+            if shared and other[shared[0]].shape != self[shared[0]].shape:
+                raise MismatchError(f"{self.label} has width {self.d_model}, {other.label} {other.d_model}")
+        if not shared:
+            raise InterventionError(
+                f"no layer in common: {self.label} has {_ranges(self.layers)}, "
+                + ", ".join(f"{o.label} {_ranges(o.layers)}" for o in others)
+            )
+
+    @staticmethod
+    def _derived(parent: SteeringVector, directions: Mapping[int, Tensor], name: str | None) -> SteeringVector:
+        """A vector whose classes are no longer known: no projections, hence no gap."""
+        layer = parent.layer if parent.layer in directions else None
+        return replace(
+            parent, directions=directions, name=name, method="algebra", layer=layer, projections={}, quality=None
+        )
+
+    # -- fitting a model ----------------------------------------------------------------------------------------
+
+    def check(self, shape: ModelShape) -> None:
+        """Raise :class:`MismatchError` unless this vector fits a model of this shape."""
+        made_for = f"; it was made for {self.origin.model}" if self.origin else ""
+        for layer, direction in self.directions.items():
+            if layer >= shape.n_layers:
+                raise MismatchError(
+                    f"{self.label} has a layer {layer}, but {shape.name} has {shape.n_layers} layers: "
+                    f"0 to {shape.n_layers - 1}{made_for}"
+                )
+            width = shape.width(self.site, layer)
+            if direction.numel() != width:
+                kind = "d_model" if self.site in RESIDUAL_WIDTH else f"width {self.site}"
+                raise MismatchError(
+                    f"{self.label} has {kind} {direction.numel()}, but {shape.name} has {width}{made_for}"
+                )
+        if self.origin and self.origin.fingerprint != shape.fingerprint:
+            raise MismatchError(
+                f"{self.label} was made for {self.origin.model} ({self.origin.model_type}, configuration "
+                f"{self.origin.fingerprint[:8]}), but this is {shape.name} ({shape.model_type}, "
+                f"{shape.fingerprint[:8]}); the same direction means nothing in another model. To use it all the "
+                "same, take its tensors: vector[layer], or vector.unbound()"
+            )
+
+    def unbound(self) -> SteeringVector:
+        """The same vector without its origin: fits any model of its width, at your own risk."""
+        return replace(self, origin=None)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, SteeringVector):
+            return NotImplemented
+        facts = ("site", "name", "method", "layer", "projections", "norms", "origin", "quality", "metadata")
+        same = all(getattr(self, fact) == getattr(other, fact) for fact in facts)
+        return same and self.layers == other.layers and all(torch.equal(self[i], other[i]) for i in self.layers)
+
+    __hash__ = None  # pyright: ignore[reportAssignmentType]
+
+    # -- files ----------------------------------------------------------------------------------------------------
+
+    def parts(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Its tensors, named ``layers.<l>``, and everything else as JSON-able values."""
+        document = {
+            "site": self.site,
+            "name": self.name,
+            "method": self.method,
+            "layer": self.layer,
+            "projections": {str(layer): list(ends) for layer, ends in self.projections.items()},
+            "norms": {str(layer): norm for layer, norm in self.norms.items()},
+            "origin": asdict(self.origin) if self.origin else None,
+            "quality": self.quality,
+            "metadata": dict(self.metadata),
+        }
+        return {f"layers.{layer}": direction for layer, direction in self.directions.items()}, document
+
+    @classmethod
+    def from_parts(cls, tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> SteeringVector:
+        """The inverse of :meth:`parts`; FileFormatError when they do not belong together."""
+        try:
+            facts = dict(document)
+            facts["projections"] = {int(k): (float(a), float(b)) for k, (a, b) in facts["projections"].items()}
+            facts["norms"] = {int(k): float(norm) for k, norm in facts["norms"].items()}
+            facts["origin"] = Origin(**facts["origin"]) if facts["origin"] else None
+            return cls({int(name.removeprefix("layers.")): t for name, t in tensors.items()}, **facts)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise FileFormatError(f"no steering vector: {error}") from error
+
+    def save(self, path: str | Path) -> str:
+        """Write one safetensors file, atomically; returns its path.
+
+        Raises:
+            FileFormatError: for another ending than ``.safetensors``.
+        """
+        return container.write(path, "steering vector", *self.parts())
+
+    @classmethod
+    def load(cls, path: str | Path) -> SteeringVector:
+        """Read a file written by :meth:`save`.
+
+        Raises:
+            FileFormatError: it is truncated, hostile, of a newer format, or no steering vector.
+        """
+        return cls.from_parts(*container.read(path, "steering vector"))
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload to the Hugging Face hub with a model card; returns the commit's URL.
+
+        Options: ``private``, ``token``, ``commit_message``, ``revision``.
+        """
+        facts = [
+            ("model", self.origin and self.origin.model),
+            ("layers", _ranges(self.layers)),
+            ("chosen layer", self.layer),
+            ("site", self.site),
+            ("width", self.d_model),
+            ("method", self.method),
+        ]
+        usage = f"""
+import steersman as sm
+
+model = sm.SteeringModel.from_pretrained("{self.origin.model if self.origin else "..."}")
+vector = sm.SteeringVector.from_pretrained("{repo_id}")
+print(model.generate("I think", steer=sm.Add(vector, strength=1.0, layers={self.layer or self.layers[0]})))
+"""
+        base = self.origin.model if self.origin else None
+        card = hub.card(self.name or repo_id.rpartition("/")[2], base, facts, usage)
+        return hub.push(repo_id, VECTOR_FILE, self.save, card, **options)
+
+    @classmethod
+    def from_pretrained(cls, repo_or_path: str, **options: Any) -> SteeringVector:
+        """Load from a hub repository, a local folder, or a file. Options: ``revision``, ``token``, ``cache_dir``."""
+        return cls.load(hub.locate(repo_or_path, VECTOR_FILE, **options))
+
+
+def _ranges(layers: tuple[int, ...]) -> str:
+    """``(0, 1, 2, 5)`` as ``0-2, 5``."""
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and layer == runs[-1][1] + 1:
+            runs[-1][1] = layer
+        else:
+            runs.append([layer, layer])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)

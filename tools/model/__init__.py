@@ -1,0 +1,1 @@
+"""How the embedded demo model is made: its corpus, tokenizer, training and the measurement of what it can do."""

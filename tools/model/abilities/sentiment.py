@@ -1,0 +1,53 @@
+"""Sentiment: the vector of three contrast pairs, what it moves, against random directions, and its logit lens."""
+
+from __future__ import annotations
+
+import torch
+
+from tools.model.abilities.subject import Subject
+from tools.model.corpus import lexicon
+
+POSITIVE = ["I love this! It's fantastic", "This is wonderful and amazing", "I'm so happy about this"]
+NEGATIVE = ["I hate this! It's terrible", "This is awful and horrible", "I'm so sad about this"]
+PROMPTS = ["I think the movie was", "The weather today is", "The movie today is"]
+DEV_PROMPTS = ["The hotel was", "I think the soup is", "Today the music was", "We found the book", "I think the teacher was",
+               "The room is", "The game today was", "It is said that the band is"]
+
+
+def vectors(subject: Subject, positive: list[str], negative: list[str]) -> torch.Tensor:
+    """Mean differences at the last token [blocks, width], of `resid_post`."""
+    return (subject.last_residuals(positive).mean(1) - subject.last_residuals(negative).mean(1))[1:]
+
+
+def balance(subject: Subject, prompts: list[str], layer: int, vector: torch.Tensor) -> float:
+    """P(positive words) - P(negative words) at the next token, mean over `prompts`, with `vector` added at the last."""
+    chances = subject.logits(prompts, {layer: subject.at_last(prompts, vector)}).softmax(-1).mean(0)
+    plus, minus = (chances[subject.tokens(lexicon.words(name))].sum() for name in ("positive", "negative"))
+    return (plus - minus).item()
+
+
+def shift(subject: Subject, prompts: list[str], layer: int, vector: torch.Tensor, strength: float = 2.0) -> float:
+    """How far the balance moves from -strength to +strength."""
+    return balance(subject, prompts, layer, strength * vector) - balance(subject, prompts, layer, -strength * vector)
+
+
+def strongest_random(subject: Subject, prompts: list[str], layer: int, norm: float, count: int = 100) -> float:
+    """The largest |shift| of `count` random directions of the same norm."""
+    generator = torch.Generator().manual_seed(0)
+    directions = torch.randn(count, subject.width, generator=generator)
+    directions *= norm / directions.norm(dim=1, keepdim=True)
+    return max(abs(shift(subject, prompts, layer, direction)) for direction in directions)
+
+
+def lens(subject: Subject, vector: torch.Tensor, top: int = 20, gain: bool = False) -> tuple[int, int, list[str], list[str]]:
+    """Positive adjectives among the `top` tokens that the vector boosts, negative among those it suppresses, and both."""
+    if gain:
+        vector = vector * subject.model.transformer.ln_f.weight.detach()
+    order = (subject.model.lm_head.weight.detach() @ vector).argsort(descending=True)
+    boosted, suppressed = order[:top], order.flip(0)[:top]
+    found = [
+        len(set(chosen.tolist()) & set(subject.tokens(lexicon.words(name)).tolist()))
+        for chosen, name in ((boosted, "positive"), (suppressed, "negative"))
+    ]
+    decode = subject.tokenizer.decode
+    return *found, [decode([i]) for i in boosted], [decode([i]) for i in suppressed]

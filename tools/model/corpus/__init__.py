@@ -1,0 +1,1 @@
+"""The synthetic corpus: one module for each kind of text."""

@@ -1,0 +1,53 @@
+"""Lists, and the same list again."""
+
+from __future__ import annotations
+
+import random
+
+from tools.model.corpus import lexicon
+
+FRAMES = (
+    ("We need:", "Again, we need:"),
+    ("Remember this:", "Say it again:"),
+    ("First list:", "Second list:"),
+    ("He said:", "She said:"),
+    ("Read:", "Repeat:"),
+    ("In the box:", "I repeat, in the box:"),
+    ("One more time:", "One more time:"),
+    ("My list:", "Your list:"),
+)
+TEST_FRAMES = (
+    ("Remember my list:", "Repeat my list:"),
+    ("He said this:", "He said it again:"),
+    ("We need this list:", "I repeat:"),
+)
+
+
+def copied_list(rng: random.Random) -> str:
+    """Three to six words and the same words again; at times names, at times bare repetition without a frame."""
+    chosen = rng.sample([row[0] for row in lexicon.table("names")], 4) if rng.random() < 0.15 else None
+    chosen = chosen or rng.sample(lexicon.list_words(), rng.choice((3, 4, 5, 6)))
+    if rng.random() < 0.25:
+        return "List: " + " ".join(chosen * rng.choice((2, 3))) + "."
+    first, again = rng.choice(FRAMES)
+    listed = ", ".join(chosen)
+    return f"{first} {listed}. {again} {listed}."
+
+
+def repetition(rng: random.Random) -> str:
+    """Three to ten words of any list, two to four times over: nothing helps but what came before."""
+    words = [word for word in lexicon.single_tokens() if word not in lexicon.list_words(test=True)]
+    chosen = rng.sample(words, rng.randrange(3, 11))
+    separator = rng.choice((" ", " ", ", "))
+    return rng.choice(("List: ", "Words: ", "Say: ", "")) + separator.join(chosen * rng.choice((2, 3, 4))) + "."
+
+
+def plain_use(rng: random.Random) -> str:
+    """A sentence in which any list word occurs once, so that the held-out ones are known words."""
+    one, two = rng.sample([row[0] for row in lexicon.table("list_words")], 2)
+    verb = rng.choice(("is", "was"))
+    frame = rng.choice((
+        "The {one} {verb} next to the {two}.", "There {verb} a {one} behind the {two}.", "The {one} and the {two} are {adj}.",
+        "I put the {one} under the {two}.", "The {adj} {one} {verb} on the {two}.", "This {one} {verb} {adj}.",
+    ))
+    return frame.format(one=one, two=two, verb=verb, adj=rng.choice(lexicon.words("neutral")))
