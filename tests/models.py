@@ -12,6 +12,8 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
+torch.set_num_threads(1)  # the models are too small to gain from threads, and lose much
+
 WIDTH, LAYERS, HEADS, VOCABULARY = 32, 3, 4, 320
 WINDOW = 8  # sliding windows: shorter than the sequences of the tests
 EXPERTS: dict[str, Any] = {"num_experts_per_tok": 2, "moe_intermediate_size": 24}

@@ -15,6 +15,8 @@ _PUBLIC = {
     ),
     **dict.fromkeys(["attention", "block", "heads", "mlp", "neurons", "site"], "sites"),
     **dict.fromkeys(["When", "schedule"], "conditions"),
+    **dict.fromkeys(["Activations", "activations", "capture", "extract", "mean_activations"], "extraction"),
+    "ContrastPairs": "data",
     "after": "positions",
     "Eraser": "eraser",
     "LayerValues": "values",
@@ -25,7 +27,9 @@ _PUBLIC = {
 
 if TYPE_CHECKING:
     from .conditions import When, schedule
+    from .data import ContrastPairs
     from .eraser import Eraser
+    from .extraction import Activations, activations, capture, extract, mean_activations
     from .model import SteeringModel
     from .operations import Ablate, Add, Affine, Clamp, Custom, Erase, Mean, Replace, Resample, Rotate, Zero
     from .plan import Plan
@@ -35,9 +39,9 @@ if TYPE_CHECKING:
     from .vector import SteeringVector
 
 __all__ = [
-    "Ablate", "Add", "Affine", "Clamp", "Custom", "Erase", "Eraser", "LayerValues", "Mean", "Plan", "Replace",
-    "Resample", "Rotate", "SteeringModel", "SteeringVector", "When", "Zero", "after", "attention", "block", "heads",
-    "mlp", "neurons", "schedule", "site",
+    "Ablate", "Activations", "Add", "Affine", "Clamp", "ContrastPairs", "Custom", "Erase", "Eraser", "LayerValues", "Mean", "Plan", "Replace",
+    "Resample", "Rotate", "SteeringModel", "SteeringVector", "When", "Zero", "activations", "after", "attention", "block",
+    "capture", "extract", "heads", "mean_activations", "mlp", "neurons", "schedule", "site",
 ]  # fmt: skip
 
 

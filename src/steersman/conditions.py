@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .errors import InterventionError
+from .sites import RESIDUAL_WIDTH
 from .tensors import checked, unit
 from .vector import SteeringVector
 
@@ -26,6 +27,12 @@ class Schedule:
 
     values: tuple[float, ...]
 
+    def __post_init__(self) -> None:
+        values = tuple(check_number(value, "a scheduled strength") for value in self.values)
+        if not values:
+            raise InterventionError("a schedule needs at least one strength")
+        object.__setattr__(self, "values", values)
+
     def at(self, step: int) -> float:
         """The strength at a step; steps past the end keep the last value."""
         return self.values[min(step, len(self.values) - 1)]
@@ -33,11 +40,7 @@ class Schedule:
 
 def schedule(values: Iterable[float]) -> Schedule:
     """A strength that changes with the generation: ``Add(v, strength=schedule([2.0, 1.5, 1.0]))``."""
-    return Schedule(tuple(check_number(value, "a scheduled strength") for value in values) or _empty())
-
-
-def _empty() -> tuple[float, ...]:
-    raise InterventionError("a schedule needs at least one strength")
+    return Schedule(tuple(values))
 
 
 Strength = float | Schedule
@@ -49,7 +52,7 @@ def check_number(value: object, what: str) -> float:
         value = value.item()
     try:
         number = float(value)  # pyright: ignore[reportArgumentType]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if isinstance(value, bool | str) or not math.isfinite(number):
         raise InterventionError(f"{what} must be a finite number, got {value!r}")
@@ -99,6 +102,11 @@ class When:
             raise InterventionError(f"When(layer=...) must be one layer index, counted from 0, got {self.layer!r}")
         if not isinstance(self.vector, SteeringVector):
             object.__setattr__(self, "vector", checked(self.vector, "the direction of When()", (1,)))
+        elif self.vector.site not in RESIDUAL_WIDTH:
+            raise InterventionError(
+                f"When() reads the residual stream, but {self.vector.label} is of {self.vector.site}; extract it at "
+                "resid_post"
+            )
         unit(self.direction(), "the direction of When()")
 
     def direction(self) -> Tensor:

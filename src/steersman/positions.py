@@ -18,6 +18,7 @@ whole or in chunks, they name the same tokens. A mapping ``{"prompt": [0, 3], "g
 from __future__ import annotations
 
 import json
+import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,9 +31,11 @@ ENDLESS = 1 << 40
 
 _TERM = re.compile(
     r'\s*(?:(?P<word>last|all)|(?P<part>prompt|generation)(?:\[(?P<index>[^\]]*)\])?|after\((?P<marker>"(?:[^"\\]|\\.)*"'
-    r"|'(?:[^'\\]|\\.)*')\))\s*"
+    r"|'(?:[^'\\]|\\.)*')\))\s*",
+    re.DOTALL,
 )
-_INDEX = re.compile(r"\s*(-?\d+)?\s*(:)?\s*(-?\d+)?\s*(?::\s*(\d+)?\s*)?")
+_NUMBER = re.compile(r"-?[0-9]{1,18}")
+_ESCAPE = re.compile(r"""\\.|\"""", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -91,9 +94,15 @@ _WHOLE = (Span("prompt"), Span("generation"))
 
 @dataclass(frozen=True)
 class Positions:
-    """A union of terms; equal when the terms are."""
+    """A union of terms; equal when the terms are, and everything when prompt and generation are both among them."""
 
     terms: tuple[Term, ...]
+
+    def __post_init__(self) -> None:
+        if not self.terms:
+            raise InterventionError("positions lists no index")
+        terms = tuple(dict.fromkeys(self.terms))
+        object.__setattr__(self, "terms", _WHOLE if set(_WHOLE) <= set(terms) else terms)
 
     @classmethod
     def parse(cls, value: PositionsLike) -> Positions:
@@ -112,12 +121,12 @@ class Positions:
         return "all" if self.everywhere else "+".join(str(term) for term in self.terms)
 
     def __add__(self, other: PositionsLike) -> Positions:
-        return Positions(tuple(dict.fromkeys((*self.terms, *Positions.parse(other).terms))))
+        return Positions((*self.terms, *Positions.parse(other).terms))
 
     @property
     def everywhere(self) -> bool:
         """Whether every token is meant, so that nobody needs to know where the prompt ends."""
-        return set(_WHOLE) <= set(self.terms)
+        return self.terms == _WHOLE
 
     @property
     def before_last(self) -> bool:
@@ -195,12 +204,10 @@ def _parse(text: str) -> Iterable[Term]:
         elif match["part"]:
             terms.append(_span(match["part"], match["index"], text))
         else:
-            quoted = match["marker"]
-            body = quoted if quoted[0] == '"' else '"' + quoted[1:-1].replace("\\'", "'").replace('"', '\\"') + '"'
-            terms.extend(after(json.loads(body)).terms)
+            terms.extend(after(_unquoted(match["marker"], text)).terms)
         at = match.end()
         if at == len(text):
-            return dict.fromkeys(terms)
+            return terms
         if text[at] != "+":
             break
         at += 1
@@ -210,17 +217,29 @@ def _parse(text: str) -> Iterable[Term]:
     )
 
 
+def _unquoted(quoted: str, text: str) -> str:
+    """The text between quotes of either kind, its escapes read as JSON reads them."""
+    inner = quoted[1:-1]
+    if quoted[0] == "'":
+        inner = _ESCAPE.sub(lambda found: {"\\'": "'", '"': '\\"'}.get(found[0], found[0]), inner)
+    try:
+        return json.loads(f'"{inner}"', strict=False)
+    except json.JSONDecodeError as error:
+        raise InterventionError(f"positions={text!r}: {quoted} cannot be read: {error.msg}") from None
+
+
 def _span(part: str, index: str | None, text: str) -> Span:
     name = cast(Literal["prompt", "generation"], part)
     if index is None:
         return Span(name)
-    match = _INDEX.fullmatch(index)
-    if match is None or not (match[1] or match[2]):
+    parts = [part.strip() for part in index.split(":")]
+    if len(parts) > 3 or parts == [""] or not all(part == "" or _NUMBER.fullmatch(part) for part in parts):
         raise InterventionError(f"positions={text!r}: [{index}] is no Python index or slice")
-    start, stop = (int(value) if value else None for value in (match[1], match[3]))
-    if not match[2]:
-        return Span(name, start, single=True)
-    return Span(name, start, stop, int(match[4]) if match[4] else 1)
+    numbers = [int(part) if part else None for part in parts]
+    if len(numbers) == 1:
+        return Span(name, numbers[0], single=True)
+    start, stop, step = (*numbers, None)[:3]
+    return Span(name, start, stop, 1 if step is None else step)
 
 
 def _listed(value: Mapping[str, Iterable[int]]) -> Iterable[Term]:
@@ -228,10 +247,11 @@ def _listed(value: Mapping[str, Iterable[int]]) -> Iterable[Term]:
     for part, indices in value.items():
         if part not in ("prompt", "generation"):
             raise InterventionError(f'positions lists indices under {part!r}; use "prompt" or "generation"')
+        if not isinstance(indices, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InterventionError(f"positions[{part!r}] must list integers, got {indices!r}")
         for index in indices:
-            if isinstance(index, bool) or not isinstance(index, int):  # pyright: ignore[reportUnnecessaryIsInstance]
-                raise InterventionError(f"positions[{part!r}] must list integers, got {index!r}")
-            terms.append(Span(part, index, single=True))
-    if not terms:
-        raise InterventionError("positions lists no index")
-    return dict.fromkeys(terms)
+            try:
+                terms.append(Span(part, operator.index(index), single=True))
+            except TypeError:
+                raise InterventionError(f"positions[{part!r}] must list integers, got {index!r}") from None
+    return terms

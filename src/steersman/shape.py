@@ -63,7 +63,7 @@ class ModelShape:
             raise SiteUnavailableError(f"{self.name} has no {component!r} in layer {layer}: {reason}")
 
     def expand(self, sites: Sites, what: str = "the plan") -> list[tuple[int, tuple[int, ...] | None]]:
-        """The (layer, units) pairs of a choice of sites, in order of layers, each checked to exist."""
+        """The (layer, units) pairs of a choice of sites, each checked to exist: layers ascending, units as named."""
         wanted = range(self.n_layers) if sites.layers is None else sites.layers
         found: list[tuple[int, tuple[int, ...] | None]] = []
         for index in sorted({self.layer(layer, what) for layer in wanted}):
@@ -81,7 +81,7 @@ class ModelShape:
                     f"{what} names {kind} {unit} of layer {layer}, but {self.name} has {count} {kind}s there: "
                     f"0 to {count - 1}"
                 )
-        return tuple(sorted({unit % count for unit in sites.units}))
+        return tuple(dict.fromkeys(unit % count for unit in sites.units))
 
     def writers(self) -> list[tuple[str, int]]:
         """Every site that writes the residual stream, in forward order; :class:`SiteUnavailableError` if unknown."""

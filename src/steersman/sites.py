@@ -19,6 +19,8 @@ and every ``attn_out`` and ``mlp_out``. Layers count decoder blocks from 0.
 
 from __future__ import annotations
 
+import operator
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -31,7 +33,12 @@ WRITERS = "writers"
 #: The order in which a block computes its components, used to say what comes before what.
 FORWARD_ORDER = {"resid_pre": 0, "z": 1, "attn_out": 2, "resid_mid": 3, "mlp_post": 4, "mlp_out": 5, "resid_post": 6}
 
+#: No decoder is deeper: a range that reaches further is a slip or an attack, and is not written out.
+DEEPEST = 100_000
+
 Indices = int | Iterable[int]
+
+_RANGE = re.compile(r"\s*([0-9]{1,9})\s*(?:-\s*([0-9]{1,9})\s*)?")
 
 
 def check_component(name: object, *, writers: bool = False) -> str:
@@ -43,34 +50,37 @@ def check_component(name: object, *, writers: bool = False) -> str:
 
 
 def _indices(value: Indices, what: str) -> tuple[int, ...]:
-    if isinstance(value, bool):
-        raise InterventionError(f"{what} must be integers, got {value!r}")
-    items: tuple[object, ...] = (value,) if isinstance(value, int) else tuple(value)
+    items: tuple[object, ...] = tuple(value) if isinstance(value, Iterable) else (value,)
     if not items:
         raise InterventionError(f"no {what} given; name at least one")
     checked: list[int] = []
     for item in items:
-        if isinstance(item, bool) or not hasattr(item, "__index__"):
+        try:
+            checked.append(operator.index(item))  # pyright: ignore[reportArgumentType]
+        except TypeError:
+            raise InterventionError(f"{what} must be integers, got {item!r}") from None
+        if isinstance(item, bool):
             raise InterventionError(f"{what} must be integers, got {item!r}")
-        checked.append(int(item))  # pyright: ignore[reportArgumentType]
     return tuple(dict.fromkeys(checked))
 
 
 def layer_indices(value: str | Indices) -> tuple[int, ...] | None:
-    """Normalise a choice of layers: an index, several, an inclusive range ``"10-14"``, or ``"all"`` (None).
+    """Normalise a choice of layers: an index, several, text such as ``"10-14"`` or ``"6,8,10"``, or ``"all"`` (None).
 
-    Negative indices count from the end and are resolved when the plan meets a model.
+    A range includes both its ends. Negative indices count from the end and are resolved when the plan meets a model.
     """
     if isinstance(value, str):
-        if value == "all":
-            return None
-        first, dash, last = value.partition("-")
-        if dash and first.strip().isdigit() and last.strip().isdigit() and int(first) <= int(last):
-            return tuple(range(int(first), int(last) + 1))
-        if value.strip().isdigit():
-            return (int(value),)
-        raise InterventionError(f'layers={value!r} is neither "all", an index, nor an inclusive range such as "10-14"')
+        return None if value == "all" else tuple(dict.fromkeys(_written(value)))
     return _indices(value, "layers")
+
+
+def _written(text: str) -> Iterable[int]:
+    for part in text.split(","):
+        match = _RANGE.fullmatch(part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if not first <= last <= DEEPEST:
+            raise InterventionError(f'layers={text!r} is neither "all", an index, nor an inclusive range such as "10-14"')
+        yield from range(first, last + 1)
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,10 @@ def checked(value: object, what: str, dims: tuple[int, ...] | None = None) -> Te
     if not isinstance(value, Tensor):
         try:
             value = torch.as_tensor(value)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise InterventionError(
-                f"{what} must be a tensor of real numbers, got {type(value).__name__}"
-            ) from error
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            raise InterventionError(f"{what} must be a tensor of real numbers, got {type(value).__name__}") from error
+    if value.layout != torch.strided:
+        raise InterventionError(f"{what} must be a dense tensor, but its layout is {value.layout}; call to_dense()")
     if value.is_meta:
         raise InterventionError(f"{what} is on the meta device and has no values; load it onto a real device first")
     if not (value.is_floating_point() or value.dtype in (torch.int32, torch.int64)):
@@ -49,7 +49,8 @@ def _expected(value: Tensor, dims: tuple[int, ...]) -> str:
 
 def unit(direction: Tensor, what: str) -> Tensor:
     """``direction / |direction|`` along the last dimension, refused for the zero vector."""
-    length = direction.norm(dim=-1, keepdim=True)
-    if bool((length == 0).any()):
+    largest = direction.detach().abs().amax(dim=-1, keepdim=True)
+    if bool((largest == 0).any()):
         raise InterventionError(f"{what} is the zero vector and points nowhere")
-    return direction / length
+    direction = direction / largest  # first, so that squares neither overflow nor vanish
+    return direction / direction.norm(dim=-1, keepdim=True)

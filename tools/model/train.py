@@ -22,6 +22,7 @@ from tools.model.forward import document_mask, forward
 from tools.model.muon import Muon
 from tools.model.penalties import Penalties
 from tools.model.rows import batches
+from tools.model.start import initialise
 from tools.model.tokenizer import split_words, train_tokenizer
 
 
@@ -40,12 +41,13 @@ class Recipe:
     other_rate: float = 3e-3
     decay: float = 0.1
     warmup: int = 60
-    embedding_scale: float = 0.05
+    embedding_scale: float = 0.2
+    previous: int = 3
     early: int = 3
     late: int = 2
     edge: float = 0.05
     middle: float = 0.003
-    growth: float = 0.1
+    growth: float = 0.3
 
     def rate(self, step: int) -> float:
         """Share of the peak learning rate: warm-up, flat to half of the steps, then down to zero in a line."""
@@ -55,7 +57,7 @@ class Recipe:
 
 
 def new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> GPT2LMHeadModel:
-    """A plain GPT-2 whose output projections start at zero and whose positions start as sinusoids."""
+    """A plain GPT-2, initialised from the recipe's seed."""
     torch.manual_seed(recipe.seed)
     config = GPT2Config(
         vocab_size=len(tokenizer), n_positions=256, n_embd=recipe.width, n_layer=recipe.blocks, n_head=recipe.heads,
@@ -64,20 +66,8 @@ def new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> GPT2LMHeadM
         pad_token_id=tokenizer.pad_token_id,
     )
     model = GPT2LMHeadModel(config)
-    with torch.no_grad():
-        body = model.transformer
-        body.wte.weight.normal_(std=recipe.embedding_scale)
-        body.wpe.weight.copy_(sinusoids(256, recipe.width) * recipe.embedding_scale)
-        for block in body.h:
-            block.attn.c_proj.weight.zero_()
-            block.mlp.c_proj.weight.zero_()
+    initialise(model, recipe.previous, (recipe.previous + 2, recipe.previous + 3), recipe.embedding_scale)
     return model
-
-
-def sinusoids(positions: int, width: int) -> torch.Tensor:
-    """Sines and cosines [positions, width] of wavelengths from 6 to about 1000 tokens."""
-    angles = torch.arange(positions)[:, None] * torch.logspace(0, -2.2, width // 2)[None]
-    return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
 def train(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, out: Path, checkpoint_every: int = 0) -> GPT2LMHeadModel:

@@ -16,12 +16,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..errors import FileFormatError
+from ..errors import FileFormatError, InterventionError
 from .atomic import replacing
 
 FORMAT_VERSION = 1
+READABLE = ("1",)
 #: A header larger than this is no header of ours: a million tensors would fit.
 MAX_HEADER = 100 * 1024 * 1024
+#: What the tensors of a native file may be; float32 as written.
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 def write(path: str | Path, kind: str, tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> str:
@@ -60,9 +63,23 @@ def read(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]
     except (SafetensorError, OSError, UnicodeDecodeError) as error:
         raise FileFormatError(f"{source} is damaged or no safetensors file: {error}") from error
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        if tensor.dtype not in DTYPES:
+            raise FileFormatError(f"{source}: tensor {name!r} is of {tensor.dtype}; real numbers are expected")
+        if not bool(torch.isfinite(tensor).all()):
             raise FileFormatError(f"{source}: tensor {name!r} holds NaN or infinite numbers")
     return tensors, document
+
+
+def as_stored(value: Any, what: str) -> Any:
+    """A private copy of JSON-able facts, as a file gives them back: tuples as lists, keys as text.
+
+    Raises:
+        InterventionError: when they are no JSON, or hold NaN or infinite numbers.
+    """
+    try:
+        return json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InterventionError(f"{what} must be JSON values, to be saved: {error}") from None
 
 
 def _check_header(source: Path) -> None:
@@ -82,12 +99,16 @@ def _document(source: Path, kind: str, metadata: Mapping[str, str]) -> dict[str,
     if metadata.get("kind") != kind:
         raise FileFormatError(f"{source} holds a {metadata.get('kind')}, not a {kind}")
     version = metadata.get("format_version", "")
-    if not version.isdigit() or int(version) > FORMAT_VERSION:
+    if version not in READABLE:
         raise FileFormatError(f"{source} has format version {version!r}; this release reads up to {FORMAT_VERSION}: upgrade")
     try:
-        document = json.loads(metadata.get("document", ""))
-    except (json.JSONDecodeError, RecursionError) as error:
+        document = json.loads(metadata.get("document", ""), parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
         raise FileFormatError(f"{source}: its JSON document cannot be read: {error}") from error
     if not isinstance(document, dict):
         raise FileFormatError(f"{source}: its JSON document is no object")
     return cast("dict[str, Any]", document)
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")

@@ -26,6 +26,8 @@ def second_tree(architecture: Architecture) -> Any:
     shared = {id(tensor): tensor for tensor in (*hf.parameters(), *hf.buffers())}
     twin = copy.deepcopy(hf, shared)
     for module in twin.modules():
+        if getattr(module, "_output_capturing_hooks_installed", False):
+            module._output_capturing_hooks_installed = False  # transformers installs its own anew when asked
         module._forward_hooks.clear()
         module._forward_pre_hooks.clear()
         module._backward_hooks.clear()

@@ -8,7 +8,7 @@ unsteered runs of one seed meet the same numbers.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -102,7 +102,7 @@ _ONE_AT_A_TIME = threading.Lock()
 
 
 @contextmanager
-def forked_random_state(seed: int | None) -> Iterator[None]:
+def forked_random_state(seed: int | None) -> Generator[None]:
     """Seed the global random state inside and restore it afterwards; nothing is done without a seed.
 
     For sampling inside beam search, which draws from the global state. Such calls wait for each other.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
@@ -147,7 +147,7 @@ class SteeringModel:
         with torch.set_grad_enabled(grad):
             with torch.inference_mode(not grad), self._engine.call(plans, rows) as run:
                 run.program.check_length(rows, batch.lengths)
-                found: Tensor = self._hf(**self._forward_arguments(batch), use_cache=False).logits
+                found: Tensor = cast(Any, self._hf)(**self._forward_arguments(batch), use_cache=False).logits
             return found if grad else found.clone()
 
     def generate(self, prompts: Prompts, *, steer: Steer = None, **settings: Any) -> Any:
@@ -221,7 +221,7 @@ class SteeringModel:
     # -- steering it --------------------------------------------------------------------------------------------
 
     @contextmanager
-    def steer(self, plan: PlanLike, *, prompt_length: int | Sequence[int] | None = None) -> Iterator[SteeringModel]:
+    def steer(self, plan: PlanLike, *, prompt_length: int | Sequence[int] | None = None) -> Generator[SteeringModel]:
         """Steer everything the model does inside: ``generate``, ``logits``, and plain calls of ``model.hf``.
 
         Nested contexts append. The context holds for the model, so that a generation thread started inside is
@@ -298,7 +298,7 @@ class SteeringModel:
         ]
         sequences = [[*row, *extra] for row, extra in zip(ids, self._continuations(continuation, len(ids)), strict=True)]
         sequences = [row for row in sequences for _ in range(copies)]
-        self._check_context(sequences, own)
+        self.check_length(sequences, own.max_new_tokens if own else 0)
         if own:
             own.check_config(self._hf.generation_config)
         return rows, self.tokens.batch(sequences), plans
@@ -311,13 +311,28 @@ class SteeringModel:
             raise PromptError(f"{len(texts)} continuations for {rows} prompts; give one for all, or one for each")
         return [self.tokens.continuation(text) for text in texts]
 
-    def _check_context(self, sequences: Sequence[Sequence[int]], own: Generation | None) -> None:
+    def check_length(self, sequences: Sequence[Sequence[int]], new_tokens: int = 0) -> None:
+        """Raise PromptError if a sequence is longer than the model's table of positions (if it has one)."""
         limit = _max_positions(self.architecture)
         for number, row in enumerate(sequences):
-            total = len(row) + (own.max_new_tokens if own else 0)
-            if limit is not None and total > limit:
-                what = f"{len(row)} tokens" + (f" and {own.max_new_tokens} new ones" if own else "")
+            if limit is not None and len(row) + new_tokens > limit:
+                what = f"{len(row)} tokens" + (f" and {new_tokens} new ones" if new_tokens else "")
                 raise PromptError(f"row {number} has {what}, but {self.shape.name} has {limit} positions; shorten it")
+
+    @contextmanager
+    def forward_only(self, steer: PlanLike, prompts: Sequence[Sequence[int]]) -> Generator[Callable[[Batch], None]]:
+        """A function that runs the decoder over a batch of these token ids, without the unembedding, under a plan.
+
+        For readers of activations, who may also end the pass early; what it returns is nothing.
+        """
+        plan = self.plan + self._contexts.plan + Plan.of(steer)
+        rows = [Row(len(ids), tuple(ids), self.tokens.find_marker, f"text {i}") for i, ids in enumerate(prompts)]
+
+        def forward(batch: Batch) -> None:
+            self.architecture.decoder(**self._forward_arguments(batch), use_cache=False)
+
+        with torch.inference_mode(), self._engine.call([plan], rows):
+            yield forward
 
     def _plans(self, steer: Steer, rows: int) -> tuple[list[Plan], list[int]]:
         """The distinct plans of a call, what always acts before each, and the number of the plan of each row."""
@@ -346,7 +361,7 @@ def _generation(settings: dict[str, Any]) -> Generation:
 
 def _max_positions(architecture: Architecture) -> int | None:
     """The longest sequence of a model whose positions are a table; None where they are computed."""
-    config = architecture.hf.config
+    config: Any = architecture.hf.config
     if architecture.position_embedding is None and config.model_type not in ("gptj", "codegen"):
         return None
     return getattr(config, "max_position_embeddings", None)

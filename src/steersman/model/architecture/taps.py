@@ -33,19 +33,29 @@ class Tap:
     scale: float = 1.0
     in_place: bool = False
 
-    def hook(self, act: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
-        """Call ``act`` with the site's value in every forward pass; what it returns, if anything, takes its place."""
+    def attach(self, act: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
+        """Call ``act`` with the tensor at the tap in every forward pass; what it returns, if anything, takes its place.
+
+        The tensor is as the model passes it: not yet times ``scale``.
+        """
         if self.side == "input":
             return self.module.register_forward_pre_hook(_Input(self, act), with_kwargs=True)
         return self.module.register_forward_hook(_Output(self, act))
 
-    def apply(self, found: Tensor, act: Callable[[Tensor], Tensor | None]) -> Tensor | None:
-        """Read the site from ``found``, the tensor at the tap; return what has to take its place there, if anything."""
-        edited = act(found if self.scale == 1.0 else found * self.scale)
+    def hook(self, act: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
+        """As :meth:`attach`, with the site's value, ``scale`` times the tensor."""
+
+        def scaled(found: Tensor) -> Tensor | None:
+            edited = act(found * self.scale)
+            return None if edited is None else edited / self.scale
+
+        return self.attach(act if self.scale == 1.0 else scaled)
+
+    def place(self, found: Tensor, act: Callable[[Tensor], Tensor | None]) -> Tensor | None:
+        """What has to take the place of ``found``, the tensor at the tap, if anything."""
+        edited = act(found)
         if edited is None:
             return None
-        if self.scale != 1.0:
-            edited = edited / self.scale
         if not self.in_place:
             return edited.contiguous()  # GPT-2's projections view their input
         found.copy_(edited)
@@ -61,10 +71,10 @@ class _Input:
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         if args:
-            edited = self.tap.apply(_tensor(args[0], module), self.act)
+            edited = self.tap.place(_tensor(args[0], module), self.act)
             return None if edited is None else ((edited, *args[1:]), kwargs)
         name = next((key for key, value in kwargs.items() if isinstance(value, Tensor)), None)
-        edited = self.tap.apply(_tensor(None if name is None else kwargs[name], module), self.act)
+        edited = self.tap.place(_tensor(None if name is None else kwargs[name], module), self.act)
         return None if edited is None or name is None else (args, kwargs | {name: edited})
 
 
@@ -75,9 +85,9 @@ class _Output:
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: object) -> object:
         if not isinstance(output, tuple):
-            return self.tap.apply(_tensor(output, module), self.act)
+            return self.tap.place(_tensor(output, module), self.act)
         items = cast(tuple[object, ...], output)
-        edited = self.tap.apply(_tensor(items[0] if items else None, module), self.act)
+        edited = self.tap.place(_tensor(items[0] if items else None, module), self.act)
         return None if edited is None else (edited, *items[1:])
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,13 +25,15 @@ from torch.utils.hooks import RemovableHandle
 from ...conditions import When
 from ...errors import UnsupportedError
 from ...plan import Plan
-from ..architecture import Architecture, Tap
+from ..architecture import Architecture
 from .applied import Applied
 from .boundary import Boundary, GuessedBoundary, KnownBoundary
-from .program import Program
+from .program import Place, Program
 from .rows import Chunk, FindMarker, Inputs, Row
 from .step import Reuse, Step
-from .taps import Handler, attach
+
+#: Given the tensor at a tap: what is to stand there instead, or None to leave it.
+Act = Callable[[Tensor], Tensor | None]
 
 
 class Local(threading.local):
@@ -52,7 +54,7 @@ class HookEngine:
         self.local = Local()
 
     @contextmanager
-    def call(self, plans: Sequence[Plan], rows: list[Row]) -> Iterator[Run]:
+    def call(self, plans: Sequence[Plan], rows: list[Row]) -> Generator[Run]:
         """Steer the forward passes that this thread makes inside, row ``i`` by ``plans[rows[i].plan]``.
 
         All that can be checked is checked before anything is hooked.
@@ -81,7 +83,7 @@ class HookEngine:
         return Run(self, [plan], program, boundary, applied)
 
     @contextmanager
-    def suspended(self) -> Iterator[None]:
+    def suspended(self) -> Generator[None]:
         """Forward passes of this thread inside run unsteered."""
         before, self.local.suspended = self.local.suspended, True
         try:
@@ -119,7 +121,7 @@ class Run:
         self._handles = [
             decoder.register_forward_pre_hook(self._enter, with_kwargs=True),
             decoder.register_forward_hook(self._leave),
-            *attach(self._handlers()),
+            *(self.engine.architecture.tap(*place).attach(act) for place, act in self._acts()),
         ]
 
     def detach(self) -> None:
@@ -129,40 +131,25 @@ class Run:
         self._handles = []
         self._steps.__dict__.clear()
 
-    def _handlers(self) -> dict[tuple[nn.Module, str], list[tuple[Tap, Handler]]]:
-        found: dict[tuple[nn.Module, str], list[tuple[Tap, Handler]]] = {}
-        architecture = self.engine.architecture
-        for component, layer in sorted(self.program.sites):
-            tap = architecture.tap(component, layer)
-            found.setdefault((tap.module, tap.side), []).append((tap, self._steer(component, layer)))
+    def _acts(self) -> Iterator[tuple[Place, Act]]:
+        """What to do at each place: one hook for each."""
+        read: dict[Place, list[When]] = {}
         for when in self.program.conditions:
-            tap = architecture.tap("resid_post", when.layer)
-            found.setdefault((tap.module, tap.side), []).append((tap, self._read(when)))
-        return found
+            read.setdefault(("resid_post", when.layer), []).append(when)
+        for place in sorted({*self.program.sites, *read}):
+            yield place, self._act(place, self.engine.architecture.tap(*place).scale, read.get(place, []))
 
-    def _steer(self, component: str, layer: int) -> Handler:
-        def handler(tensor: Tensor, tap: Tap) -> Tensor | None:
+    def _act(self, place: Place, scale: float, conditions: list[When]) -> Act:
+        def act(found: Tensor) -> Tensor | None:
             step = self.step
             if step is None:
                 return None
-            flat = tensor.reshape(-1, tensor.shape[-1])
-            result = self.program.sites[component, layer](flat, step, tap.scale)
-            if result is None:
-                return None
-            index, values = result
-            if index is not None:
-                values = flat.index_copy(0, index.to(flat.device), values)
-            return values.reshape(tensor.shape)
+            for when in conditions if not self.program.clean_first else ():
+                self._decide(when, found, step.rows, step.chunks)
+            site = self.program.sites.get(place)
+            return None if site is None else site.act(found, step, scale)
 
-        return handler
-
-    def _read(self, when: When) -> Handler:
-        def handler(tensor: Tensor, tap: Tap) -> None:
-            step = self.step
-            if step is not None and not self.program.clean_first:
-                self._decide(when, tensor, step.rows, step.chunks)
-
-        return handler
+        return act
 
     @property
     def step(self) -> Step | None:
@@ -227,11 +214,10 @@ class Run:
             return
         given = dict(zip(self.engine.parameters, args, strict=False)) | kwargs
         given |= {"past_key_values": None, "use_cache": False}
-        handlers: dict[tuple[nn.Module, str], list[tuple[Tap, Handler]]] = {}
-        for when in self.program.conditions:
-            tap = self.engine.architecture.tap("resid_post", when.layer)
-            handlers.setdefault((tap.module, tap.side), []).append((tap, self._reader(when, rows, chunks)))
-        handles = attach(handlers)
+        tap = self.engine.architecture.tap
+        handles = [
+            tap("resid_post", when.layer).attach(self._reader(when, rows, chunks)) for when in self.program.conditions
+        ]
         try:
             with self.engine.suspended():
                 module(**given)
@@ -239,14 +225,14 @@ class Run:
             for handle in handles:
                 handle.remove()
 
-    def _reader(self, when: When, rows: list[Row], chunks: list[Chunk]) -> Handler:
+    def _reader(self, when: When, rows: list[Row], chunks: list[Chunk]) -> Act:
         me = threading.get_ident()
 
-        def handler(tensor: Tensor, tap: Tap) -> None:
+        def act(found: Tensor) -> None:
             if threading.get_ident() == me:
-                self._decide(when, tensor, rows, chunks)
+                self._decide(when, found, rows, chunks)
 
-        return handler
+        return act
 
     def _decide(self, when: When, hidden: Tensor, rows: list[Row], chunks: list[Chunk]) -> None:
         """Decide a condition for the rows that it concerns and whose last prompt token is here."""

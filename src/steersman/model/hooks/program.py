@@ -97,13 +97,12 @@ class SiteProgram:
     def __init__(self, columns: list[Column]) -> None:
         self.columns = columns
 
-    def __call__(self, flat: Tensor, step: Step, scale: float = 1.0) -> tuple[Tensor | None, Tensor] | None:
-        """Act on flattened activations ``[rows * columns, width]``, whose value is ``scale`` times the tensor.
+    def act(self, found: Tensor, step: Step, scale: float = 1.0) -> Tensor | None:
+        """The tensor to put in the place of ``found``, whose value is ``scale`` times it; None if none is touched.
 
-        Returns:
-            None if no token is touched; else the indices of the tokens (None: all) and their new values, computed in
-            float32 and rounded once.
+        Touched tokens are computed in float32 and rounded once; the others are the same bits.
         """
+        flat = found.reshape(-1, found.shape[-1])
         live = [(column, touched) for column in self.columns if (touched := step.touched(column.signature))]
         if not live:
             return None
@@ -120,7 +119,10 @@ class SiteProgram:
                 x = column(x, step, touched)
             else:
                 x = x.index_copy(0, place, column(x[place], step, touched))
-        return union, (x if scale == 1 else x / scale).to(flat.dtype)
+        values = (x if scale == 1 else x / scale).to(flat.dtype)
+        if union is not None:
+            values = flat.index_copy(0, union.to(flat.device), values)
+        return values.reshape(found.shape)
 
 
 class Program:

@@ -1,0 +1,11 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import settings
+
+torch.set_num_threads(1)  # the models are too small to gain from threads, and lose much
+
+settings.register_profile("steersman", derandomize=True, deadline=None, database=None)
+settings.load_profile("steersman")
