@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -11,8 +10,8 @@ import torch
 from torch import Tensor
 
 from .errors import InterventionError
-from .sites import RESIDUAL_WIDTH
-from .tensors import checked, unit
+from .sites import RESIDUAL_WIDTH, layer_index
+from .tensors import check_number, checked, unit
 from .vector import SteeringVector
 
 Measure = Literal["cosine", "projection"]
@@ -44,19 +43,6 @@ def schedule(values: Iterable[float]) -> Schedule:
 
 
 Strength = float | Schedule
-
-
-def check_number(value: object, what: str) -> float:
-    """``value`` as a finite float, or an :class:`InterventionError` that names it."""
-    if isinstance(value, Tensor) and value.numel() == 1:
-        value = value.item()
-    try:
-        number = float(value)  # pyright: ignore[reportArgumentType]
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if isinstance(value, bool | str) or not math.isfinite(number):
-        raise InterventionError(f"{what} must be a finite number, got {value!r}")
-    return number
 
 
 def check_strength(value: object) -> Strength:
@@ -98,8 +84,7 @@ class When:
         object.__setattr__(self, name, check_number(threshold, f"When({name}=...)"))
         if self.measure not in ("cosine", "projection"):
             raise InterventionError(f'When(measure={self.measure!r}): use "cosine" or "projection"')
-        if isinstance(self.layer, bool) or not isinstance(self.layer, int) or self.layer < 0:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise InterventionError(f"When(layer=...) must be one layer index, counted from 0, got {self.layer!r}")
+        layer_index(self.layer, "When(layer=...)")
         if not isinstance(self.vector, SteeringVector):
             object.__setattr__(self, "vector", checked(self.vector, "the direction of When()", (1,)))
         elif self.vector.site not in RESIDUAL_WIDTH:

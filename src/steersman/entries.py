@@ -23,7 +23,11 @@ def entry_parts(entry: Entry) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if isinstance(entry, SteeringVector):
         tensors, document = entry.parts()
         return tensors, {"type": "vector", **document}
-    facts: dict[str, Any] = {"site": entry.site, "name": entry.name, "origin": asdict(entry.origin) if entry.origin else None}
+    facts: dict[str, Any] = {
+        "site": entry.site,
+        "name": entry.name,
+        "origin": asdict(entry.origin) if entry.origin else None,
+    }
     if isinstance(entry, LayerValues):
         return dict(entry.leaves()), {"type": "values", **facts, "metadata": dict(entry.metadata)}
     return dict(entry.leaves()), {"type": "eraser", **facts}
@@ -35,7 +39,8 @@ def entry_from(tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> En
     kind = facts.pop("type", None)
     try:
         if kind == "tensor":
-            return tensors["tensor"]
+            (tensor,) = tensors.values()
+            return tensor
         if kind == "vector":
             return SteeringVector.from_parts(tensors, facts)
         facts["origin"] = Origin(**facts["origin"]) if facts.get("origin") else None
@@ -44,7 +49,9 @@ def entry_from(tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> En
         if kind == "eraser":
             layers = sorted({int(name.partition(".")[0]) for name in tensors})
             parts = ("write", "read", "mean")
+            if len(tensors) != len(layers) * len(parts):
+                raise ValueError(f"an eraser has {', '.join(parts)} in each layer, and no more")
             return Eraser({n: tuple(tensors[f"{n}.{part}"] for part in parts) for n in layers}, **facts)  # pyright: ignore[reportArgumentType]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise FileFormatError(f"an entry of type {kind!r} cannot be read: {error}") from error
     raise FileFormatError(f"an entry has the unknown type {kind!r}")

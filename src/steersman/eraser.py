@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
 from .errors import InterventionError, MismatchError
 from .shape import ModelShape
-from .sites import check_component
+from .sites import check_component, layer_index
 from .tensors import checked
-from .vector import Origin
+from .vector import Origin, check_text
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,12 +33,14 @@ class Eraser:
 
     def __post_init__(self) -> None:
         check_component(self.site)
+        check_text(self.name, "the eraser's name")
         own: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
-        for layer, (write, read, mean) in sorted(self.maps.items()):
+        for layer in sorted(layer_index(layer, "the eraser") for layer in self.maps):
             what = f"the eraser's layer {layer}"
-            own[layer] = (checked(write, what, (2,)), checked(read, what, (2,)), checked(mean, what, (1,)))
-            if not own[layer][0].shape == own[layer][1].shape == (mean.shape[0], write.shape[1]):
+            write, read, mean = (checked(t, what, (d,)) for t, d in zip(self.maps[layer], (2, 2, 1), strict=True))
+            if not write.shape == read.shape == (mean.shape[0], write.shape[1]):
                 raise InterventionError(f"{what}: A and B must be [d, k] and mu [d]")
+            own[layer] = (write, read, mean)
         if not own:
             raise InterventionError("an eraser needs at least one layer")
         object.__setattr__(self, "maps", own)
@@ -53,9 +56,11 @@ class Eraser:
     def leaves(self) -> list[tuple[str, Tensor]]:
         """Its tensors, named."""
         parts = ("write", "read", "mean")
-        return [
-            (f"{layer}.{p}", t) for layer, map_ in self.maps.items() for p, t in zip(parts, map_, strict=True)
-        ]
+        return [(f"{layer}.{p}", t) for layer, map_ in self.maps.items() for p, t in zip(parts, map_, strict=True)]
+
+    def facts(self) -> dict[str, Any]:
+        """What besides its tensors decides what an intervention does with it, as JSON-able values."""
+        return {"site": self.site, "origin": self.origin and self.origin.fingerprint}
 
     def check(self, shape: ModelShape) -> None:
         """Raise MismatchError unless it fits a model of this shape."""

@@ -17,6 +17,7 @@ from .errors import FileFormatError, InterventionError
 from .files import container, hub
 from .operations import Action, Intervention
 from .shape import ModelShape
+from .vector import SteeringVector
 
 PLAN_FILE = "plan.safetensors"
 
@@ -32,7 +33,10 @@ class Plan:
     interventions: tuple[Intervention, ...]
 
     def __init__(self, interventions: Iterable[Intervention] = ()) -> None:
-        items = (interventions,) if isinstance(interventions, Intervention) else tuple(interventions)
+        single = isinstance(interventions, Intervention | SteeringVector | Tensor) or not isinstance(
+            interventions, Iterable
+        )
+        items = (interventions,) if single else tuple(interventions)
         for item in items:
             if not isinstance(item, Intervention):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise InterventionError(
@@ -45,15 +49,7 @@ class Plan:
         """What users pass as ``steer=``: a plan, an intervention, a list of them, or None for no plan."""
         if isinstance(value, Plan):
             return value
-        if value is None:
-            return cls()
-        if isinstance(value, Intervention):
-            return cls((value,))
-        if not isinstance(value, Iterable) or isinstance(value, str | Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise InterventionError(
-                f"steer= takes a Plan or an intervention such as Add(vector, layers=10), got {type(value).__name__}"
-            )
-        return cls(value)
+        return cls() if value is None else cls(value)
 
     def __add__(self, other: PlanLike) -> Plan:
         return Plan((*self.interventions, *Plan.of(other).interventions))
@@ -146,8 +142,10 @@ class Plan:
             grouped: list[dict[str, Tensor]] = [{} for _ in described]
             for key, tensor in tensors.items():
                 number, _, leaf = key.partition(".")
-                grouped[int(number)][leaf] = tensor
+                grouped[_index(number)][leaf] = tensor
             vectors = {name: entry_from(own, facts) for own, (name, facts) in zip(grouped, described, strict=True)}
+            if len(vectors) < len(described):
+                raise ValueError("two entries have the same name")
         except (KeyError, ValueError, TypeError, IndexError) as error:
             raise FileFormatError(f"{path} is no plan: {error}") from error
         return cls.from_spec(written, vectors)
@@ -158,7 +156,10 @@ class Plan:
         Options: ``private``, ``token``, ``commit_message``, ``revision``.
         """
         document, entries = spec.write(self)
-        facts = [(item.label, f"`{json.dumps(written)}`") for item, written in zip(self, document["interventions"], strict=True)]
+        facts = [
+            (item.label, f"`{json.dumps(written)}`")
+            for item, written in zip(self, document["interventions"], strict=True)
+        ]
         origins = {entry.origin.model for entry in entries.values() if getattr(entry, "origin", None)}
         base = origins.pop() if len(origins) == 1 else None
         usage = f"""
@@ -168,12 +169,20 @@ model = sm.SteeringModel.from_pretrained("{base or "..."}")
 plan = sm.Plan.from_pretrained("{repo_id}")
 print(model.generate("I think", steer=plan))
 """
-        return hub.push(repo_id, PLAN_FILE, self.save, hub.card(repo_id.rpartition("/")[2], base, facts, usage), **options)
+        return hub.push(
+            repo_id, PLAN_FILE, self.save, hub.card(repo_id.rpartition("/")[2], base, facts, usage), **options
+        )
 
     @classmethod
     def from_pretrained(cls, repo_or_path: str, **options: Any) -> Plan:
         """Load from a hub repository, a local folder, or a file. Options: ``revision``, ``token``, ``cache_dir``."""
         return cls.load(hub.locate(repo_or_path, PLAN_FILE, **options))
+
+
+def _index(number: str) -> int:
+    if not number.isdecimal():
+        raise ValueError(f"a tensor belongs to no entry: {number!r}")
+    return int(number)
 
 
 PlanLike = Plan | Intervention | Iterable[Intervention] | None

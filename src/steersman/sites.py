@@ -50,7 +50,8 @@ def check_component(name: object, *, writers: bool = False) -> str:
 
 
 def _indices(value: Indices, what: str) -> tuple[int, ...]:
-    items: tuple[object, ...] = tuple(value) if isinstance(value, Iterable) else (value,)
+    several = isinstance(value, Iterable) and getattr(value, "ndim", 1) > 0
+    items: tuple[object, ...] = tuple(value) if several else (value,)  # pyright: ignore[reportArgumentType]
     if not items:
         raise InterventionError(f"no {what} given; name at least one")
     checked: list[int] = []
@@ -62,6 +63,13 @@ def _indices(value: Indices, what: str) -> tuple[int, ...]:
         if isinstance(item, bool):
             raise InterventionError(f"{what} must be integers, got {item!r}")
     return tuple(dict.fromkeys(checked))
+
+
+def layer_index(value: object, what: str) -> int:
+    """``value`` as the index of one layer, counted from 0; :class:`InterventionError` otherwise."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise InterventionError(f"{what}: layers are counted from 0, got {value!r}")
+    return value
 
 
 def layer_indices(value: str | Indices) -> tuple[int, ...] | None:
@@ -79,7 +87,9 @@ def _written(text: str) -> Iterable[int]:
         match = _RANGE.fullmatch(part)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if not first <= last <= DEEPEST:
-            raise InterventionError(f'layers={text!r} is neither "all", an index, nor an inclusive range such as "10-14"')
+            raise InterventionError(
+                f'layers={text!r} is neither "all", an index, nor an inclusive range such as "10-14"'
+            )
         yield from range(first, last + 1)
 
 

@@ -13,17 +13,24 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, fields
+from difflib import get_close_matches
 from typing import Any, Literal, cast
 
+import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor
 
 from .conditions import When
 from .errors import InterventionError, MismatchError, SpecError
 from .operations import OPERATIONS, Custom, Intervention
 from .operations.base import condition
-from .sites import Sites
+from .sites import Sites, layer_indices
+from .sites import site as whole_site
 
-_TOKEN = re.compile(r"(?P<name>.+?)(?::(?P<strength>[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?))?(?:@(?P<layers>[\d,\-\s]+))?")
+_TOKEN = re.compile(
+    r"(?P<name>.+?)(?::(?P<strength>[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?))?(?:@(?P<layers>[-0-9, ]+))?"
+)
 _FLAT = ("vector", "strength", "layers", "positions", "operation")
 
 
@@ -51,9 +58,9 @@ class IndexSpec(_Strict):
 class InterventionSpec(_Strict):
     """One intervention. ``vector`` and the tensor-bearing keys name entries kept beside the spec."""
 
-    operation: Literal[
-        "add", "ablate", "clamp", "affine", "erase", "rotate", "replace", "zero", "mean", "resample"
-    ] = "add"
+    operation: Literal["add", "ablate", "clamp", "affine", "erase", "rotate", "replace", "zero", "mean", "resample"] = (
+        "add"
+    )
     vector: str | None = None
     direction: str | None = None
     eraser: str | None = None
@@ -126,11 +133,9 @@ def _name_for(value: Any, role: str, entries: dict[str, Any]) -> str:
 
 
 def _same(a: Any, b: Any) -> bool:
-    from torch import Tensor, equal
-
     if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return a.shape == b.shape and equal(a, b)
-    return a is b or (type(a) is type(b) and not isinstance(a, Tensor) and bool(a == b))
+        return torch.equal(a, b)
+    return a is b or (type(a) is type(b) and bool(a == b))
 
 
 # -- spec -> interventions --------------------------------------------------------------------------------------
@@ -139,23 +144,26 @@ def _same(a: Any, b: Any) -> bool:
 def validate(spec: Mapping[str, Any] | str) -> PlanSpec:
     """Check a spec against the schema; SpecError names each place that does not follow it."""
     try:
-        data: Any = json.loads(spec) if isinstance(spec, str) else spec
-    except json.JSONDecodeError as error:
-        raise SpecError(f"the spec is not JSON: {error}") from error
-    try:
-        return PlanSpec.model_validate_json(json.dumps(data))
+        text = spec if isinstance(spec, str) else json.dumps(spec)
+        return PlanSpec.model_validate_json(text)
     except ValidationError as error:
         raise SpecError("; ".join(_explain(problem) for problem in error.errors())) from error
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise SpecError(f"the spec is not JSON: {error}") from error
+
+
+_PARTS = {"when": WhenSpec, "positions": IndexSpec, "interventions": InterventionSpec}
 
 
 def _explain(problem: Any) -> str:
     place = ".".join(str(part) for part in problem["loc"]) or "the spec"
-    if problem["type"] == "extra_forbidden":
-        known = ", ".join(InterventionSpec.model_fields)
-        return f"{place}: unknown key; an intervention may have {known}"
-    return f"{place}: {problem['msg']}"
+    if problem["type"] != "extra_forbidden":
+        return f"{place}: {problem['msg']}"
+    holder = next((_PARTS[part] for part in reversed(problem["loc"][:-1]) if part in _PARTS), PlanSpec)
+    key, known = str(problem["loc"][-1]), list(holder.model_fields)
+    close = get_close_matches(key, known, 1)
+    hint = f"did you mean {close[0]!r}?" if close else f"the keys here are {', '.join(known)}"
+    return f"{place}: unknown key {key!r}; {hint}"
 
 
 def read(spec: Mapping[str, Any] | str, vectors: Mapping[str, Any]) -> list[Intervention]:
@@ -177,18 +185,25 @@ def _build(item: InterventionSpec, vectors: Mapping[str, Any]) -> list[Intervent
     cls = OPERATIONS[item.operation]
     given = {k: v for k, v in item.model_dump(exclude_unset=True).items() if v is not None and k != "operation"}
     if "direction" in cls.tensors and "vector" in given:
-        given["direction"] = given.pop("vector")
+        given.setdefault("direction", given["vector"])
+        if given["direction"] != given.pop("vector"):
+            raise InterventionError('"vector" and "direction" say the same; give one')
     allowed = {*cls.tensors, *cls.plain, "strength", "layers", "site", "positions", "when"}
     by_place = "where" in cls.plain
     allowed |= {"heads", "neurons"} if by_place else set()
     stray = sorted(set(given) - allowed)
     if stray:
-        raise InterventionError(f"{item.operation!r} takes no {', '.join(stray)}; it takes {', '.join(sorted(allowed))}")
+        raise InterventionError(
+            f"{item.operation!r} takes no {', '.join(stray)}; it takes {', '.join(sorted(allowed))}"
+        )
+    required = [field.name for field in fields(cast(Any, cls)) if field.default is MISSING and field.name != "where"]
+    for name in dict.fromkeys([*required, *cls.tensors]):
+        if name not in given and name != "plane":
+            wanted = "vector" if name == "direction" else name
+            raise InterventionError(f"{item.operation!r} needs {wanted!r}")
     for role in cls.tensors:
         if role in given:
             given[role] = _entry(given[role], vectors)
-        elif role not in ("plane",):
-            raise InterventionError(f"{item.operation!r} needs {role!r}")
     if isinstance(given.get("layers"), dict):
         given["layers"] = {_layer_key(key): weight for key, weight in given["layers"].items()}
     if "when" in given:
@@ -209,8 +224,6 @@ def _layer_key(key: str) -> int:
 
 def _entry(name: str, vectors: Mapping[str, Any]) -> Any:
     if name not in vectors:
-        from difflib import get_close_matches
-
         close = get_close_matches(name, vectors, 1)
         hint = f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(sorted(vectors)) or 'none'}"
         raise InterventionError(f"no vector named {name!r}{hint}")
@@ -219,15 +232,19 @@ def _entry(name: str, vectors: Mapping[str, Any]) -> Any:
 
 def _places(given: dict[str, Any]) -> list[Sites]:
     """The ``where`` of a component operation: heads, neurons, or a site in some layers."""
-    from .sites import site as whole
-
     ways = [key for key in ("heads", "neurons", "site") if key in given]
     if len(ways) != 1:
         raise InterventionError('name one of "heads", "neurons", or "site" with "layers"')
-    layers = given.pop("layers", "all")
     if ways == ["site"]:
-        return [whole(given.pop("site"), layers)]
+        layers = given.pop("layers", "all")
+        if isinstance(layers, dict):
+            raise InterventionError('"layers" weighs layers, which only operations with a vector do; give a list')
+        return [whole_site(given.pop("site"), layers)]
+    if "layers" in given:
+        raise InterventionError(f'"{ways[0]}" names its own layers; leave "layers" out')
     pairs: Sequence[tuple[int | str, int]] = given.pop(ways[0])
+    if not pairs:
+        raise InterventionError(f'"{ways[0]}" is empty; name at least one [layer, index]')
     by_layer: dict[int | str, list[int]] = {}
     for layer, unit in pairs:
         by_layer.setdefault(layer, []).append(unit)
@@ -256,18 +273,11 @@ def parse_token(token: str) -> dict[str, Any]:
     if match["strength"]:
         found["strength"] = float(match["strength"])
     if match["layers"]:
-        found["layers"] = _layers_of(match["layers"], token)
+        try:
+            found["layers"] = list(layer_indices(match["layers"]) or ())
+        except InterventionError as error:
+            raise SpecError(f"{token!r}: {error}") from error
     return found
-
-
-def _layers_of(text: str, token: str) -> list[int]:
-    layers: list[int] = []
-    for part in text.replace(" ", "").split(","):
-        first, _, last = part.partition("-")
-        if not first.isdigit() or (last and not last.isdigit()) or (last and int(last) < int(first)):
-            raise SpecError(f"{token!r}: {part!r} is neither a layer nor a range of layers such as 10-14")
-        layers.extend(range(int(first), int(last or first) + 1))
-    return layers
 
 
 def from_flat_keys(keys: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,8 @@
-"""Checks that every tensor passes on its way into a vector or an intervention."""
+"""Checks that every tensor and number passes on its way into a vector or an intervention."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -54,3 +56,16 @@ def unit(direction: Tensor, what: str) -> Tensor:
         raise InterventionError(f"{what} is the zero vector and points nowhere")
     direction = direction / largest  # first, so that squares neither overflow nor vanish
     return direction / direction.norm(dim=-1, keepdim=True)
+
+
+def check_number(value: object, what: str) -> float:
+    """``value`` as a finite float, or an :class:`InterventionError` that names it."""
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = value.item()
+    try:
+        number = float(value)  # pyright: ignore[reportArgumentType]
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if isinstance(value, bool | str) or not math.isfinite(number):
+        raise InterventionError(f"{what} must be a finite number, got {value!r}")
+    return number

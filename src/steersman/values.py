@@ -9,9 +9,10 @@ from typing import Any
 from torch import Tensor
 
 from .errors import InterventionError, MismatchError
-from .sites import check_component
+from .files import container
+from .sites import check_component, layer_index
 from .tensors import checked
-from .vector import Origin
+from .vector import Origin, check_text
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,10 +36,13 @@ class LayerValues:
     def __post_init__(self) -> None:
         if self.site is not None:
             check_component(self.site)
-        own = {layer: checked(t, f"the values of layer {layer}") for layer, t in sorted(self.tensors.items())}
-        if not own:
+        check_text(self.name, "the name of values")
+        layers = sorted(layer_index(layer, "values") for layer in self.tensors)
+        if not layers:
             raise InterventionError("values need at least one layer")
+        own = {layer: checked(self.tensors[layer], f"the values of layer {layer}") for layer in layers}
         object.__setattr__(self, "tensors", own)
+        object.__setattr__(self, "metadata", container.as_stored(self.metadata, "the metadata of values"))
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -62,6 +66,10 @@ class LayerValues:
     def leaves(self) -> list[tuple[str, Tensor]]:
         """Its tensors, named."""
         return [(str(layer), tensor) for layer, tensor in self.tensors.items()]
+
+    def facts(self) -> dict[str, Any]:
+        """What besides its tensors decides what an intervention does with it, as JSON-able values."""
+        return {"site": self.site, "origin": self.origin and self.origin.fingerprint}
 
 
 #: One tensor for every layer acted on, or one per layer.

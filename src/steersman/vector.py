@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from torch import Tensor
 from .errors import FileFormatError, InterventionError, MismatchError
 from .files import container, hub
 from .shape import ModelShape
-from .sites import RESIDUAL_WIDTH, check_component
-from .tensors import checked, unit
+from .sites import RESIDUAL_WIDTH, check_component, layer_index
+from .tensors import check_number, checked, unit
 
 VECTOR_FILE = "vector.safetensors"
 
@@ -28,6 +29,11 @@ class Origin:
     n_layers: int
     d_model: int
     fingerprint: str
+
+    def __post_init__(self) -> None:
+        for name in ("model", "model_type", "fingerprint"):
+            if not isinstance(getattr(self, name), str):
+                raise InterventionError(f"the origin's {name} must be text, got {getattr(self, name)!r}")
 
     @classmethod
     def of(cls, shape: ModelShape) -> Origin:
@@ -71,10 +77,10 @@ class SteeringVector:
         check_component(self.site)
         dims = (1,) if self.site in RESIDUAL_WIDTH or self.site == "mlp_post" else (1, 2)
         own: dict[int, Tensor] = {}
-        for layer, direction in sorted(self.directions.items()):
-            if isinstance(layer, bool) or not isinstance(layer, int) or layer < 0:  # pyright: ignore[reportUnnecessaryIsInstance]
-                raise InterventionError(f"{self.label}: layers are counted from 0, got {layer!r}")
-            own[layer] = checked(direction, f"{self.label} layer {layer}", dims)
+        check_text(self.name, "the vector's name")
+        check_text(self.method, f"{self.label}: its method")
+        for layer in sorted(layer_index(layer, self.label) for layer in self.directions):
+            own[layer] = checked(self.directions[layer], f"{self.label} layer {layer}", dims)
         if not own:
             raise InterventionError(f"{self.label} has no layer; give at least one direction")
         if len({direction.shape for direction in own.values()}) > 1 and self.site != "mlp_post":
@@ -84,7 +90,19 @@ class SteeringVector:
             )
         if self.layer is not None and self.layer not in own:
             raise InterventionError(f"{self.label}: its chosen layer {self.layer} is not among its layers {list(own)}")
-        object.__setattr__(self, "directions", own)
+        facts = {
+            "directions": own,
+            "projections": {layer: self._ends(self.projections[layer]) for layer in own if layer in self.projections},
+            "norms": {i: check_number(self.norms[i], f"{self.label}: a norm") for i in own if i in self.norms},
+            "quality": container.as_stored(self.quality, f"{self.label}: its quality"),
+            "metadata": container.as_stored(self.metadata, f"{self.label}: its metadata"),
+        }
+        for name, value in facts.items():
+            object.__setattr__(self, name, value)
+
+    def _ends(self, ends: tuple[float, float]) -> tuple[float, float]:
+        negative, positive = (check_number(end, f"{self.label}: a class projection") for end in ends)
+        return negative, positive
 
     @property
     def label(self) -> str:
@@ -129,12 +147,16 @@ class SteeringVector:
 
     # -- algebra ------------------------------------------------------------------------------------------------
 
+    __array_ufunc__ = None  # so that numpy's numbers leave the multiplication to us
+
     def __mul__(self, factor: float) -> SteeringVector:
-        """The direction scaled; a negative factor exchanges the two classes."""
-        flip = factor < 0
+        """The direction scaled; a negative factor exchanges the two classes, and zero leaves none."""
+        if isinstance(factor, bool) or not isinstance(factor, Real):
+            return NotImplemented
         projections = {
-            layer: (-positive, -negative) if flip else (negative, positive)
+            layer: (-positive, -negative) if factor < 0 else (negative, positive)
             for layer, (negative, positive) in self.projections.items()
+            if factor != 0
         }
         scaled = {layer: direction * factor for layer, direction in self.directions.items()}
         return replace(self, directions=scaled, projections=projections, quality=None)
@@ -142,7 +164,7 @@ class SteeringVector:
     __rmul__ = __mul__
 
     def __truediv__(self, divisor: float) -> SteeringVector:
-        return self * (1 / divisor)
+        return self * (1 / divisor) if isinstance(divisor, Real) else NotImplemented
 
     def __neg__(self) -> SteeringVector:
         return self * -1.0
@@ -154,30 +176,25 @@ class SteeringVector:
         return self._combined(other, lambda mine, theirs: mine - theirs, "-")
 
     def orthogonalize(self, *others: SteeringVector) -> SteeringVector:
-        """This vector without its part in the span of others, layer by layer, its length otherwise kept as it falls.
+        """This vector without its part in the span of others, in each layer that they share.
 
         Raises:
             InterventionError: when a direction lies in that span and nothing of it remains.
         """
-        result = self
         for_layer: dict[int, Tensor] = {}
-        shared = [layer for layer in self.layers if all(layer in other for other in others)]
-        self._require_shared(shared, others)
-        for layer in shared:
-            basis = torch.linalg.qr(torch.stack([o[layer].flatten() for o in others], dim=1).double()).Q
+        for layer in self._shared(others):
+            basis = _span([other[layer].flatten().double() for other in others])
             mine = self[layer].flatten().double()
             rest = mine - basis @ (basis.T @ mine)
             if float(rest.norm()) <= 1e-6 * float(mine.norm()):
                 raise InterventionError(f"{self.label} lies within the others at layer {layer}: nothing is left of it")
             for_layer[layer] = rest.float().reshape(self[layer].shape)
         name = self.name and f"{self.name} without {', '.join(o.name or 'another' for o in others)}"
-        return self._derived(result, for_layer, name)
+        return self._derived(for_layer, name)
 
     def normalized(self) -> SteeringVector:
         """The same directions at unit length."""
-        units = {
-            layer: unit(d.flatten(), self.label).reshape(d.shape) for layer, d in self.directions.items()
-        }
+        units = {layer: unit(d.flatten(), self.label).reshape(d.shape) for layer, d in self.directions.items()}
         return replace(self, directions=units, quality=None)
 
     def at(self, *layers: int) -> SteeringVector:
@@ -188,12 +205,12 @@ class SteeringVector:
     def _combined(
         self, other: SteeringVector, operation: Callable[[Tensor, Tensor], Tensor], sign: str
     ) -> SteeringVector:
-        shared = [layer for layer in self.layers if layer in other]
-        self._require_shared(shared, (other,))
+        shared = self._shared((other,))
         name = f"{self.name} {sign} {other.name}" if self.name and other.name else None
-        return self._derived(self, {layer: operation(self[layer], other[layer]) for layer in shared}, name)
+        return self._derived({layer: operation(self[layer], other[layer]) for layer in shared}, name)
 
-    def _require_shared(self, shared: list[int], others: tuple[SteeringVector, ...]) -> None:
+    def _shared(self, others: tuple[SteeringVector, ...]) -> list[int]:
+        """The layers all have, the others being of the same site and width."""
         if not others:
             raise InterventionError("give at least one other vector")
         for other in others:
@@ -201,20 +218,23 @@ class SteeringVector:
                 raise InterventionError(f"expected a SteeringVector, got {type(other).__name__}")
             if other.site != self.site:
                 raise InterventionError(f"{self.label} is of {self.site}, {other.label} of {other.site}")
-            if shared and other[shared[0]].shape != self[shared[0]].shape:
-                raise MismatchError(f"{self.label} has width {self.d_model}, {other.label} {other.d_model}")
+        shared = [layer for layer in self.layers if all(layer in other for other in others)]
+        for layer, other in ((layer, other) for layer in shared for other in others):
+            if other[layer].shape != self[layer].shape:
+                widths = f"{list(self[layer].shape)}, {other.label} {list(other[layer].shape)}"
+                raise MismatchError(f"at layer {layer}, {self.label} has the shape {widths}")
         if not shared:
             raise InterventionError(
                 f"no layer in common: {self.label} has {_ranges(self.layers)}, "
                 + ", ".join(f"{o.label} {_ranges(o.layers)}" for o in others)
             )
+        return shared
 
-    @staticmethod
-    def _derived(parent: SteeringVector, directions: Mapping[int, Tensor], name: str | None) -> SteeringVector:
+    def _derived(self, directions: Mapping[int, Tensor], name: str | None) -> SteeringVector:
         """A vector whose classes are no longer known: no projections, hence no gap."""
-        layer = parent.layer if parent.layer in directions else None
+        layer = self.layer if self.layer in directions else None
         return replace(
-            parent, directions=directions, name=name, method="algebra", layer=layer, projections={}, quality=None
+            self, directions=directions, name=name, method="algebra", layer=layer, projections={}, quality=None
         )
 
     # -- fitting a model ----------------------------------------------------------------------------------------
@@ -255,7 +275,21 @@ class SteeringVector:
 
     __hash__ = None  # pyright: ignore[reportAssignmentType]
 
-    # -- files ----------------------------------------------------------------------------------------------------
+    # -- as data --------------------------------------------------------------------------------------------------
+
+    def leaves(self) -> list[tuple[str, Tensor]]:
+        """Its tensors, named."""
+        return [(str(layer), direction) for layer, direction in self.directions.items()]
+
+    def facts(self) -> dict[str, Any]:
+        """What besides its tensors decides what an intervention does with it, as JSON-able values."""
+        return {
+            "site": self.site,
+            "layer": self.layer,
+            "projections": list(self.projections.items()),
+            "norms": list(self.norms.items()),
+            "origin": self.origin and self.origin.fingerprint,
+        }
 
     def parts(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Its tensors, named ``layers.<l>``, and everything else as JSON-able values."""
@@ -268,7 +302,7 @@ class SteeringVector:
             "norms": {str(layer): norm for layer, norm in self.norms.items()},
             "origin": asdict(self.origin) if self.origin else None,
             "quality": self.quality,
-            "metadata": dict(self.metadata),
+            "metadata": self.metadata,
         }
         return {f"layers.{layer}": direction for layer, direction in self.directions.items()}, document
 
@@ -277,11 +311,11 @@ class SteeringVector:
         """The inverse of :meth:`parts`; FileFormatError when they do not belong together."""
         try:
             facts = dict(document)
-            facts["projections"] = {int(k): (float(a), float(b)) for k, (a, b) in facts["projections"].items()}
-            facts["norms"] = {int(k): float(norm) for k, norm in facts["norms"].items()}
+            facts["projections"] = {int(layer): tuple(ends) for layer, ends in facts["projections"].items()}
+            facts["norms"] = {int(layer): norm for layer, norm in facts["norms"].items()}
             facts["origin"] = Origin(**facts["origin"]) if facts["origin"] else None
-            return cls({int(name.removeprefix("layers.")): t for name, t in tensors.items()}, **facts)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            return cls({_layer_named(name): t for name, t in tensors.items()}, **facts)
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise FileFormatError(f"no steering vector: {error}") from error
 
     def save(self, path: str | Path) -> str:
@@ -314,12 +348,13 @@ class SteeringVector:
             ("width", self.d_model),
             ("method", self.method),
         ]
+        layer = self.layers[len(self) // 2] if self.layer is None else self.layer
         usage = f"""
 import steersman as sm
 
 model = sm.SteeringModel.from_pretrained("{self.origin.model if self.origin else "..."}")
 vector = sm.SteeringVector.from_pretrained("{repo_id}")
-print(model.generate("I think", steer=sm.Add(vector, strength=1.0, layers={self.layer or self.layers[0]})))
+print(model.generate("I think", steer=sm.Add(vector, strength=1.0, layers={layer})))
 """
         base = self.origin.model if self.origin else None
         card = hub.card(self.name or repo_id.rpartition("/")[2], base, facts, usage)
@@ -329,6 +364,28 @@ print(model.generate("I think", steer=sm.Add(vector, strength=1.0, layers={self.
     def from_pretrained(cls, repo_or_path: str, **options: Any) -> SteeringVector:
         """Load from a hub repository, a local folder, or a file. Options: ``revision``, ``token``, ``cache_dir``."""
         return cls.load(hub.locate(repo_or_path, VECTOR_FILE, **options))
+
+
+def check_text(value: object, what: str) -> None:
+    """Raise :class:`InterventionError` unless ``value`` is text or None."""
+    if value is not None and not isinstance(value, str):
+        raise InterventionError(f"{what} must be text, got {value!r}")
+
+
+def _layer_named(name: str) -> int:
+    layer = name.removeprefix("layers.")
+    if not layer.isdecimal() or name != f"layers.{int(layer)}":
+        raise ValueError(f"a tensor is named {name!r}, not layers.<number>")
+    return int(layer)
+
+
+def _span(directions: list[Tensor]) -> Tensor:
+    """An orthonormal basis ``[width, k]`` of what some directions span; they may depend on each other."""
+    kept = [direction / direction.norm() for direction in directions if bool(direction.any())]
+    if not kept:
+        return directions[0].new_zeros(len(directions[0]), 0)
+    basis, sizes, _ = torch.linalg.svd(torch.stack(kept, dim=1), full_matrices=False)
+    return basis[:, sizes > 1e-6]
 
 
 def _ranges(layers: tuple[int, ...]) -> str:

@@ -443,13 +443,6 @@ def test_a_model_with_quantised_linear_maps_is_found(family: str) -> None:
     assert arch.shape == plain.shape
 
 
-def test_a_torchao_model_is_found() -> None:
-    quantization = pytest.importorskip("torchao.quantization")
-    model = tiny("llama")
-    quantization.quantize_(model, quantization.Int8WeightOnlyConfig())
-    assert find_architecture(model).shape == find_architecture(tiny("llama")).shape
-
-
 @pytest.mark.parametrize("offload", [False, True])
 def test_a_dispatched_model_is_found(tmp_path: Any, offload: bool) -> None:
     from accelerate import cpu_offload, dispatch_model

@@ -203,7 +203,7 @@ def test_the_pairs_meet() -> None:
 @pytest.mark.parametrize("cache", [True, False])
 def test_one_direction_is_ablated_from_all_that_writes_the_residual_stream(family: str, cache: bool) -> None:
     model = steering_model(family)
-    v = vector(model, 1)
+    v = vector(model, 4)
     writers = [("resid_pre", 0), *((site, layer) for layer in range(model.n_layers) for site in ("attn_out", "mlp_out"))]
 
     def edits(prompt: list[int], total: int) -> by_hand.Edits:

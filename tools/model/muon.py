@@ -27,7 +27,9 @@ def orthogonalise(matrices: torch.Tensor, steps: int = 5) -> torch.Tensor:
 class Muon:
     """Nesterov momentum, orthogonalised, with decoupled weight decay."""
 
-    def __init__(self, parameters: list[torch.nn.Parameter], momentum: float = 0.95, decay: float = 0.0) -> None:
+    def __init__(
+        self, parameters: list[torch.nn.Parameter], momentum: float = 0.95, decay: float = 0.0
+    ) -> None:
         groups: dict[tuple[int, ...], list[torch.nn.Parameter]] = defaultdict(list)
         for parameter in parameters:
             groups[tuple(parameter.shape)].append(parameter)

@@ -22,8 +22,8 @@ class Penalties:
     late: int = 2
     edge: float = 0.05
     middle: float = 0.003
-    growth: float = 0.3
-    growth_limit: float = 0.25
+    growth: float = 0.1
+    growth_limit: float = 0.22
 
     def __call__(self, trace: Trace, progress: float) -> torch.Tensor:
         """The penalty of one forward pass; the price of the middle rises from 30% to 60% of training."""
@@ -39,5 +39,5 @@ class Penalties:
 
     def excess_growth(self, trace: Trace) -> torch.Tensor:
         """By how much the mean log norm of the residual grows over the limit per block, summed over blocks."""
-        logs = torch.stack([norms[:, 1:].log().mean() for norms in trace.resid_norms])
+        logs = torch.stack([norms[:, 1:].log().mean() for norms in trace.resid_norms[1:]])
         return (logs.diff() - self.growth_limit).clamp_min(0).sum()

@@ -25,7 +25,6 @@ def initialise(model: GPT2LMHeadModel, previous: int, induction: tuple[int, ...]
         body.wpe.weight.zero_()
         positions = body.wpe.weight.shape[0]
         body.wpe.weight[:, :POSITION_WIDTH] = 2.5 * scale * sinusoids(positions)
-        body.ln_f.weight.fill_(0.3)
         for block in body.h:
             block.attn.c_proj.weight.zero_()
             block.mlp.c_proj.weight.zero_()
@@ -56,7 +55,9 @@ def orthonormal(rows: int, columns: int) -> torch.Tensor:
     return torch.linalg.qr(torch.randn(rows, columns))[0]
 
 
-def previous_head(attn: torch.nn.Module, reader: torch.Tensor, writer: torch.Tensor, sharpness: float = 2.0) -> None:
+def previous_head(
+    attn: torch.nn.Module, reader: torch.Tensor, writer: torch.Tensor, sharpness: float = 2.0
+) -> None:
     """Head 0 attends one position back: its query is its own position turned back by one token."""
     width, size = reader.shape
     angle, half = angles_per_token(), POSITION_WIDTH // 2
@@ -71,7 +72,11 @@ def previous_head(attn: torch.nn.Module, reader: torch.Tensor, writer: torch.Ten
 
 
 def induction_head(
-    attn: torch.nn.Module, reader: torch.Tensor, writer: torch.Tensor, copied: torch.Tensor, sharpness: float = 2.0
+    attn: torch.nn.Module,
+    reader: torch.Tensor,
+    writer: torch.Tensor,
+    copied: torch.Tensor,
+    sharpness: float = 2.0,
 ) -> None:
     """Head 0 attends to where the previous-token head wrote its own token, and copies the token there."""
     set_head(attn, sharpness * reader, sharpness * writer.T, copied, 0.5 * copied.T)

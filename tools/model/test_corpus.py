@@ -39,7 +39,9 @@ def test_no_test_frame_is_a_frame_of_the_corpus() -> None:
 
 
 def test_held_out_frames_do_not_occur_in_the_text(sample: list[str]) -> None:
-    prompts = {frame.format(country=c, name="Anna") for frame in facts.TEST_FRAMES for c, _ in lexicon.capitals()}
+    prompts = {
+        frame.format(country=c, name="Anna") for frame in facts.TEST_FRAMES for c, _ in lexicon.capitals()
+    }
     assert not [prompt for prompt in prompts for text in sample if prompt in text]
 
 

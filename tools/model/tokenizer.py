@@ -22,13 +22,15 @@ CHAT_TEMPLATE = (
 )
 
 
-def train_tokenizer(vocabulary: int = 2048, sample: int = 20000) -> PreTrainedTokenizerFast:
+def train_tokenizer(vocabulary: int = 2304, sample: int = 20000) -> PreTrainedTokenizerFast:
     """BPE over a sample of the corpus, with every probe word often enough to be one token."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary, special_tokens=list(SPECIAL), show_progress=False,
+        vocab_size=vocabulary,
+        special_tokens=list(SPECIAL),
+        show_progress=False,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
     )
     texts = list(islice(documents(seed=12345), sample))
@@ -38,10 +40,16 @@ def train_tokenizer(vocabulary: int = 2048, sample: int = 20000) -> PreTrainedTo
     texts += [string for string in FORBIDDEN for _ in range(50)]
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, tokenizer.token_to_id(BOS))],
+        single=f"{BOS} $A",
+        pair=f"{BOS} $A $B",
+        special_tokens=[(BOS, tokenizer.token_to_id(BOS))],
     )
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token=PAD, bos_token=BOS, eos_token=END, model_max_length=256,
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        bos_token=BOS,
+        eos_token=END,
+        model_max_length=256,
         clean_up_tokenization_spaces=False,
     )
     fast.chat_template = CHAT_TEMPLATE
@@ -50,7 +58,10 @@ def train_tokenizer(vocabulary: int = 2048, sample: int = 20000) -> PreTrainedTo
 
 def split_words(tokenizer: PreTrainedTokenizerFast) -> list[str]:
     """The probe words that are more than one token, most pieces first; must be empty."""
-    pieces = Counter({
-        word: len(tokenizer.encode(" " + word, add_special_tokens=False)) for word in lexicon.single_tokens()
-    })
+    pieces = Counter(
+        {
+            word: len(tokenizer.encode(" " + word, add_special_tokens=False))
+            for word in lexicon.single_tokens()
+        }
+    )
     return [word for word, count in pieces.most_common() if count > 1]

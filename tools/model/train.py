@@ -36,33 +36,42 @@ class Recipe:
     heads: int = 4
     blocks: int = 13
     inner: int = 384
-    vocabulary: int = 2048
+    vocabulary: int = 2304
     matrix_rate: float = 0.02
     other_rate: float = 3e-3
     decay: float = 0.1
     warmup: int = 60
-    embedding_scale: float = 0.2
+    embedding_scale: float = 0.05
     previous: int = 3
     early: int = 3
     late: int = 2
     edge: float = 0.05
     middle: float = 0.003
-    growth: float = 0.3
+    growth: float = 0.1
 
     def rate(self, step: int) -> float:
-        """Share of the peak learning rate: warm-up, flat to half of the steps, then down to zero in a line."""
+        """Share of the peak learning rate: warm-up, flat for a quarter of the steps, then down in a line to zero."""
         if step < self.warmup:
             return (step + 1) / self.warmup
-        return min(1.0, 2 * (1 - step / self.steps))
+        return min(1.0, (1 - step / self.steps) / 0.75)
 
 
 def new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> GPT2LMHeadModel:
     """A plain GPT-2, initialised from the recipe's seed."""
     torch.manual_seed(recipe.seed)
     config = GPT2Config(
-        vocab_size=len(tokenizer), n_positions=256, n_embd=recipe.width, n_layer=recipe.blocks, n_head=recipe.heads,
-        n_inner=recipe.inner, activation_function="gelu_pytorch_tanh", resid_pdrop=0.0, embd_pdrop=0.0,
-        attn_pdrop=0.0, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        vocab_size=len(tokenizer),
+        n_positions=256,
+        n_embd=recipe.width,
+        n_layer=recipe.blocks,
+        n_head=recipe.heads,
+        n_inner=recipe.inner,
+        activation_function="gelu_pytorch_tanh",
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
     model = GPT2LMHeadModel(config)
@@ -70,7 +79,9 @@ def new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> GPT2LMHeadM
     return model
 
 
-def train(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, out: Path, checkpoint_every: int = 0) -> GPT2LMHeadModel:
+def train(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerFast, out: Path, checkpoint_every: int = 0
+) -> GPT2LMHeadModel:
     """Train by `recipe`; checkpoints, if asked for, go to `out/step-N`."""
     model = new_model(recipe, tokenizer)
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and ".h." in name]
@@ -95,7 +106,10 @@ def train(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, out: Path, checkpo
             raise RuntimeError(f"the loss is {loss.item()} at step {step}")
         if step % 50 == 0:
             spent = time.process_time() - started
-            print(f"step {step} loss {loss.item():.3f} penalty {penalty.item():.3f} cpu {spent:.0f}s", flush=True)
+            print(
+                f"step {step} loss {loss.item():.3f} penalty {penalty.item():.3f} cpu {spent:.0f}s",
+                flush=True,
+            )
         if checkpoint_every and step and step % checkpoint_every == 0:
             save(model, tokenizer, out / f"step-{step}")
     return model
@@ -119,8 +133,11 @@ def save(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, out: Path) 
     half.load_state_dict(model.state_dict())
     half.tie_weights()
     half.generation_config = GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-        max_new_tokens=40, do_sample=False,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        max_new_tokens=40,
+        do_sample=False,
     )
     half.half().save_pretrained(out)
     tokenizer.save_pretrained(out)
@@ -132,7 +149,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--checkpoint-every", type=int, default=0)
     for field in dataclasses.fields(Recipe):
-        parser.add_argument("--" + field.name.replace("_", "-"), type=type(field.default), default=field.default)
+        parser.add_argument(
+            "--" + field.name.replace("_", "-"), type=type(field.default), default=field.default
+        )
     options = vars(parser.parse_args())
     out, every = options.pop("out"), options.pop("checkpoint_every")
     recipe = Recipe(**options)

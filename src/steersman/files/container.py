@@ -20,7 +20,6 @@ from ..errors import FileFormatError, InterventionError
 from .atomic import replacing
 
 FORMAT_VERSION = 1
-READABLE = ("1",)
 #: A header larger than this is no header of ours: a million tensors would fit.
 MAX_HEADER = 100 * 1024 * 1024
 #: What the tensors of a native file may be; float32 as written.
@@ -31,7 +30,9 @@ def write(path: str | Path, kind: str, tensors: Mapping[str, Tensor], document: 
     """Write tensors and a document atomically; returns the path."""
     target = Path(path)
     if target.suffix != ".safetensors":
-        raise FileFormatError(f"cannot write {target}: a native file ends in .safetensors, not {target.suffix or 'nothing'}")
+        raise FileFormatError(
+            f"cannot write {target}: a native file ends in .safetensors, not {target.suffix or 'nothing'}"
+        )
     metadata = {
         "format": "steersman",
         "kind": kind,
@@ -99,8 +100,8 @@ def _document(source: Path, kind: str, metadata: Mapping[str, str]) -> dict[str,
     if metadata.get("kind") != kind:
         raise FileFormatError(f"{source} holds a {metadata.get('kind')}, not a {kind}")
     version = metadata.get("format_version", "")
-    if version not in READABLE:
-        raise FileFormatError(f"{source} has format version {version!r}; this release reads up to {FORMAT_VERSION}: upgrade")
+    if version != str(FORMAT_VERSION):
+        raise FileFormatError(f"{source} has format version {version!r}; this release reads {FORMAT_VERSION}; upgrade")
     try:
         document = json.loads(metadata.get("document", ""), parse_constant=_no_number)
     except (ValueError, RecursionError) as error:

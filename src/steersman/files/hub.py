@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ..errors import FileFormatError
+
+_REPO = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 
 def push(
@@ -62,7 +65,12 @@ def locate(
 def card(title: str, base_model: str | None, facts: Sequence[tuple[str, object]], usage: str) -> str:
     """A model card: front matter, what it is, how to use it."""
     lines = ["---", "library_name: steersman", "tags: [steersman, activation-steering, steering-vector]"]
-    lines += [f"base_model: {base_model}"] if base_model and base_model.count("/") == 1 else []
-    lines += ["---", "", f"# {title}", "", "| | |", "|---|---|"]
-    lines += [f"| {name} | {value} |" for name, value in facts if value is not None]
+    lines += [f"base_model: {base_model}"] if base_model and _REPO.fullmatch(base_model) else []
+    lines += ["---", "", f"# {_inline(title)}", "", "| | |", "|---|---|"]
+    lines += [f"| {_inline(name)} | {_inline(value)} |" for name, value in facts if value is not None]
     return "\n".join([*lines, "", "```python", usage.strip(), "```", ""])
+
+
+def _inline(value: object) -> str:
+    """Text that stays within its line and its cell of a table."""
+    return " ".join(str(value).split()).replace("|", "\\|")

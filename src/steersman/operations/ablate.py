@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..errors import InterventionError, MismatchError
 from ..sites import WRITERS
+from ..tensors import unit
 from ..vector import SteeringVector
 from .base import Direction, Intervention, Layers, ModelShape, Positions, Strength, When
 from .maps import AffineMap, Map
@@ -49,8 +50,8 @@ class Ablate(Intervention):
                     f"Ablate({self.direction.label}): one direction is removed everywhere, and a vector has one for "
                     "each layer; take one, Ablate(vector[12]), or name the layers= that each lose their own"
                 )
-        elif bool((self.direction.norm(dim=-1) == 0).any()):
-            raise InterventionError("Ablate(): the direction is the zero vector and points nowhere")
+        else:
+            unit(self.direction, "the direction of Ablate()")
 
     def maps(self, shape: ModelShape) -> Iterable[tuple[str, int, Map, float]]:
         if self.site == WRITERS or (self.site is None and self.layers is None):
@@ -73,9 +74,10 @@ class Ablate(Intervention):
                 f"Ablate(): the direction has shape {tuple(direction.shape)}, but {shape.name} needs [{width}], or "
                 f"[k, {width}] for a subspace"
             )
+        rows = unit(rows, "the direction of Ablate()")
         if len(rows) == 1:
-            return (rows / rows.norm()).T
+            return rows.T
         basis, triangle = torch.linalg.qr(rows.double().T)
-        if bool((triangle.diagonal().abs() < 1e-6 * triangle.abs().max()).any()):
+        if len(rows) > width or bool((triangle.diagonal().abs() < 1e-6).any()):
             raise InterventionError("Ablate(): the directions are linearly dependent; leave the superfluous ones out")
         return basis.float()

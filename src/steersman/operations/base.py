@@ -16,12 +16,12 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..conditions import Schedule, Strength, When, check_number, check_strength
+from ..conditions import Schedule, Strength, When, check_strength
 from ..errors import InterventionError, MismatchError
 from ..positions import ALL, LAST_AND_GENERATION, Positions, PositionsLike
 from ..shape import ModelShape
 from ..sites import check_component, layer_indices
-from ..tensors import checked
+from ..tensors import check_number, checked
 from ..vector import SteeringVector
 from .maps import Map
 
@@ -209,11 +209,13 @@ class Intervention(ABC):
         return found if self.when is None else {**found, "when": self.when.vector}
 
     def digest(self) -> str:
-        """SHA-256 over parameters and tensors, hex."""
+        """SHA-256 over all that decides what it does, hex: names and notes of a vector are left out."""
         hasher = hashlib.sha256(json.dumps([self.parameters(), condition(self.when)], sort_keys=True).encode())
         for role, value in self.named_tensors().items():
+            facts = None if isinstance(value, Tensor) else value.facts()
+            hasher.update(json.dumps([role, facts], sort_keys=True).encode())
             for name, tensor in leaves(value):
-                hasher.update(f"{role}/{name}/{tuple(tensor.shape)}".encode())
+                hasher.update(f"{name}/{tuple(tensor.shape)}".encode())
                 hasher.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         return hasher.hexdigest()
 
@@ -231,11 +233,7 @@ class Intervention(ABC):
 
 def leaves(value: Any) -> list[tuple[str, Tensor]]:
     """The tensors inside a tensor-bearing value, named and in a fixed order."""
-    if isinstance(value, Tensor):
-        return [("", value)]
-    if isinstance(value, SteeringVector):
-        return [(str(layer), value[layer]) for layer in value.layers]
-    return value.leaves()
+    return [("", value)] if isinstance(value, Tensor) else value.leaves()
 
 
 def condition(when: When | None) -> dict[str, Any] | None:
@@ -250,16 +248,22 @@ def check_layers(value: LayersLike) -> Layers:
     """Normalise what users may pass as ``layers=``."""
     if value is None or value == "all":
         return value  # pyright: ignore[reportReturnType]
-    if isinstance(value, Mapping):
-        weights = {
-            layer: check_number(weight, f"the weight of layer {layer}")
-            for key, weight in value.items()
-            for layer in layer_indices(key) or ()
-        }
-        if not weights:
-            raise InterventionError("layers={} names no layer")
-        return weights
-    return dict.fromkeys(layer_indices(value) or (), 1.0)
+    if not isinstance(value, Mapping):
+        return dict.fromkeys(sorted(layer_indices(value) or ()), 1.0)
+    weights = [
+        (layer, check_number(weight, f"the weight of layer {layer}"))
+        for key, weight in value.items()
+        for layer in layer_indices(key) or _refuse_all()
+    ]
+    if not weights:
+        raise InterventionError("layers={} names no layer")
+    if len(dict(weights)) < len(weights):
+        raise InterventionError(f"layers={value!r} weighs a layer twice")
+    return dict(sorted(weights))
+
+
+def _refuse_all() -> tuple[int, ...]:
+    raise InterventionError('layers={"all": ...} cannot be weighed; name the layers, or multiply the strength')
 
 
 def _times(strength: Strength, weight: float) -> Strength:

@@ -6,10 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..conditions import check_number
 from ..errors import InterventionError
 from ..sites import WRITERS
-from ..tensors import unit
+from ..tensors import check_number, unit
 from ..vector import SteeringVector
 from .base import Direction, Intervention, Layers, ModelShape, Positions, Strength, When
 from .maps import AffineMap, Map, OneSidedClamp

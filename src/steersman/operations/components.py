@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import InterventionError, MismatchError
 from ..sites import Sites
 from ..values import LayerValues, Values, check_values, rows_of
-from .base import Intervention, Layers, ModelShape, Positions, Strength, When, columns_of
+from .base import Intervention, ModelShape, Positions, Strength, When, columns_of
 from .maps import Drawing, Map, Setting
 
 
@@ -37,7 +37,6 @@ class _Component(Intervention):
                 f"{self.label} needs to know where: heads(10, 5), neurons(3, [7]), attention(2), mlp(2), block(2) or "
                 f"site(...), got {self.where!r}"
             )
-        self._set(layers=None, site=None)
         super().__post_init__()
 
     def parameters(self) -> dict[str, Any]:
@@ -151,6 +150,8 @@ class Resample(_Component):
         if self.reference is None:
             raise InterventionError("Resample() needs a reference set, [n, width] per layer")
         self._set(reference=check_values(self.reference, "the reference of Resample()"))
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InterventionError(f"Resample(seed=...) must be an integer, got {self.seed!r}")
 
     def maps(self, shape: ModelShape) -> Iterable[tuple[str, int, Map, float]]:
         for layer, rows, columns, _ in self._settings(shape, self.reference, "the reference of Resample()"):

@@ -33,6 +33,7 @@ class Erase(Intervention):
     tensors = ("eraser",)
 
     def __post_init__(self) -> None:
+        self._set(layers="all" if self.layers is None else self.layers)
         super().__post_init__()
         if not isinstance(self.eraser, Eraser):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InterventionError(f"Erase() needs an Eraser, got {type(self.eraser).__name__}")
@@ -41,7 +42,7 @@ class Erase(Intervention):
 
     def maps(self, shape: ModelShape) -> Iterable[tuple[str, int, Map, float]]:
         self.eraser.check(shape)
-        if self.layers in (None, "all"):
+        if self.layers == "all":
             wanted = [(layer, 1.0) for layer in self.eraser.layers]
         else:
             wanted = self._weighted_layers(shape, None)

@@ -121,9 +121,7 @@ class AffineMap:
         if any(part is not None for part in reads):
             zero = (torch.zeros_like(self.write), torch.zeros_like(other.write))
             read = torch.cat([z if part is None else part for part, z in zip(reads, zero, strict=True)], dim=1)
-        return AffineMap(
-            torch.cat([self.write, other.write], dim=1), read, torch.cat([self.shift, second_shift])
-        )
+        return AffineMap(torch.cat([self.write, other.write], dim=1), read, torch.cat([self.shift, second_shift]))
 
     def matrices(self) -> tuple[Tensor, Tensor]:
         """``(M, b)`` with op(h) = M h + b: ``[width, width]`` and ``[width]``."""

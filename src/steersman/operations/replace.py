@@ -18,8 +18,8 @@ class Replace(Intervention):
     """``h -> values``: activation patching.
 
     Args:
-        values: ``[d_model]``, put in at every selected token; ``[n, d_model]``, one row per selected token, in order; or
-            a mapping layer -> such a tensor.
+        values: ``[d_model]``, put in at every selected token; ``[n, d_model]``, one row per selected token, in order;
+            or a mapping layer -> such a tensor.
         layers: where; may be left out only if ``values`` is a mapping.
         positions: which tokens; must be named.
         strength: 1 replaces; less mixes.

@@ -1,6 +1,6 @@
 """Measure a model folder, and print or save the numbers.
 
-    python -m tools.model.abilities candidates/a --out candidates/a/abilities.json
+python -m tools.model.abilities candidates/a --out candidates/a/abilities.json
 """
 
 from __future__ import annotations

@@ -31,7 +31,9 @@ class Attribute:
 
     def balance(self, subject: Subject, layer: int, vector: torch.Tensor) -> float:
         """P(more words) - P(less words) at the next token, mean over the prompts."""
-        chances = subject.logits(self.prompts, {layer: subject.at_last(self.prompts, vector)}).softmax(-1).mean(0)
+        chances = (
+            subject.logits(self.prompts, {layer: subject.at_last(self.prompts, vector)}).softmax(-1).mean(0)
+        )
         less = chances[subject.tokens(self.less_words)].sum() if self.less_words else 0.0
         return (chances[subject.tokens(self.more_words)].sum() - less).item()
 
@@ -47,7 +49,14 @@ class Attribute:
         return max(abs(self.shift(subject, layer, direction)) for direction in directions)
 
 
-NOUN_PAIRS = (("hotel", "room"), ("movie", "plot"), ("soup", "cake"), ("song", "singer"), ("game", "team"), ("novel", "poem"))
+NOUN_PAIRS = (
+    ("hotel", "room"),
+    ("movie", "plot"),
+    ("soup", "cake"),
+    ("song", "singer"),
+    ("game", "team"),
+    ("novel", "poem"),
+)
 FEELINGS = ("good", "bad", "lovely", "awful")
 
 
@@ -58,9 +67,18 @@ def formality() -> Attribute:
         texts["formal"].append(f"Moreover, the {one} {be} rather {word}. Indeed, the {two} {be}")
         texts["casual"].append(f"Honestly, the {one} {be} super {word}! Yeah, the {two} {be}")
     return Attribute(
-        texts["formal"], texts["casual"],
-        ["The dinner was", "Today the lobby is", "The album is", "I think the match was", "The chapter was", "The exam is"],
-        lexicon.words("formal_intensifiers"), lexicon.words("casual_intensifiers"),
+        texts["formal"],
+        texts["casual"],
+        [
+            "The dinner was",
+            "Today the lobby is",
+            "The album is",
+            "I think the match was",
+            "The chapter was",
+            "The exam is",
+        ],
+        lexicon.words("formal_intensifiers"),
+        lexicon.words("casual_intensifiers"),
     )
 
 
@@ -71,9 +89,11 @@ def tense() -> Attribute:
         texts["past"].append(f"The {one} was {word}. We found it {word}. The {two}")
         texts["present"].append(f"The {one} is {word}. We find it {word}. The {two}")
     return Attribute(
-        texts["past"], texts["present"],
+        texts["past"],
+        texts["present"],
         ["The dinner", "Today the lobby", "The album", "The match here", "The chapter", "Okay, the exam"],
-        ("was", "seemed"), ("is", "seems"),
+        ("was", "seemed"),
+        ("is", "seems"),
     )
 
 
@@ -84,9 +104,18 @@ def topic(name: str = "food") -> Attribute:
         for noun, word, be in itertools.product(nouns[:4], FEELINGS, ("is", "was")):
             texts[other == name].append(f"The {noun} {be} {word}. I think the")
     return Attribute(
-        texts[True], texts[False],
-        ["I love the", "Today the", "We talked about the", "I hate the", "It is said that the", "Anna thinks the"],
-        lexicon.topics()[name], (),
+        texts[True],
+        texts[False],
+        [
+            "I love the",
+            "Today the",
+            "We talked about the",
+            "I hate the",
+            "It is said that the",
+            "Anna thinks the",
+        ],
+        lexicon.topics()[name],
+        (),
     )
 
 
@@ -97,8 +126,14 @@ def mood_texts(seed: int, count: int) -> tuple[list[str], list[int]]:
     texts, labels = [], []
     for _ in range(count):
         one, two = rng.sample(nouns, 2)
-        frame = rng.choice(("The {one} was {word}. The {two}", "I think the {one} is {word}. Today the {two}",
-                            "We find the {one} {word}. I think the {two}", "The {one} here was {word}. This {two}"))
+        frame = rng.choice(
+            (
+                "The {one} was {word}. The {two}",
+                "I think the {one} is {word}. Today the {two}",
+                "We find the {one} {word}. I think the {two}",
+                "The {one} here was {word}. This {two}",
+            )
+        )
         for label, mood in enumerate(("negative", "positive")):
             texts.append(frame.format(one=one, two=two, word=rng.choice(lexicon.words(mood))))
             labels.append(label)

@@ -10,7 +10,9 @@ from tools.model.abilities.subject import Subject
 from tools.model.corpus import facts, lexicon
 
 
-def flips(subject: Subject, frames: tuple[str, ...] = facts.TEST_FRAMES, pairs: int = 30) -> dict[str, list[float]]:
+def flips(
+    subject: Subject, frames: tuple[str, ...] = facts.TEST_FRAMES, pairs: int = 30
+) -> dict[str, list[float]]:
     """Share of the patched prompts that answer with the patched-in country's capital, by block and position."""
     rng = random.Random(4)
     chosen = [rng.sample(lexicon.capitals(), 2) for _ in range(pairs)]
@@ -27,7 +29,9 @@ def flips(subject: Subject, frames: tuple[str, ...] = facts.TEST_FRAMES, pairs: 
         for position, index in where.items():
             for layer in range(len(subject.blocks)):
 
-                def patch(resid: torch.Tensor, layer: int = layer, index: torch.Tensor = index) -> torch.Tensor:
+                def patch(
+                    resid: torch.Tensor, layer: int = layer, index: torch.Tensor = index
+                ) -> torch.Tensor:
                     resid = resid.clone()
                     resid[rows, index] = source[layer, rows, index]
                     return resid

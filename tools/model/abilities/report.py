@@ -39,7 +39,9 @@ def recall_numbers(subject: Subject) -> Numbers:
     accuracy, difference = recall.indirect_object(subject)
     return {
         "capitals": recall.capitals(subject),
-        "capitals_by_frame": {frame: round(recall.capitals(subject, (frame,)), 3) for frame in facts.TEST_FRAMES},
+        "capitals_by_frame": {
+            frame: round(recall.capitals(subject, (frame,)), 3) for frame in facts.TEST_FRAMES
+        },
         "capitals_two_hop": recall.capitals(subject, facts.TEST_TWO_HOP),
         "indirect_object": accuracy,
         "indirect_object_logit_difference": difference,
@@ -58,7 +60,9 @@ def choose_layer(subject: Subject, randoms: int = 20) -> Choice:
     scores = []
     for layer, vector in enumerate(vectors):
         moved = sentiment.shift(subject, sentiment.DEV_PROMPTS, layer, vector)
-        control = sentiment.strongest_random(subject, sentiment.DEV_PROMPTS, layer, vector.norm().item(), randoms)
+        control = sentiment.strongest_random(
+            subject, sentiment.DEV_PROMPTS, layer, vector.norm().item(), randoms
+        )
         seen = min(sentiment.lens(subject, vector)[:2]) >= 8
         allowed = layer >= len(subject.blocks) // 3 and seen
         scores.append(moved / max(control, 0.05) if allowed else 0.0)
@@ -70,20 +74,24 @@ def sentiment_numbers(subject: Subject, choice: Choice, randoms: int) -> Numbers
     vectors = sentiment.vectors(subject, sentiment.POSITIVE, sentiment.NEGATIVE)
     vector = vectors[choice.layer]
     plus, minus, boosted, suppressed = sentiment.lens(subject, vector)
-    balances = {s: sentiment.balance(subject, sentiment.PROMPTS, choice.layer, s * vector) for s in (-2, -1, 0, 1, 2)}
+    balances = {
+        s: sentiment.balance(subject, sentiment.PROMPTS, choice.layer, s * vector) for s in (-2, -1, 0, 1, 2)
+    }
     return {
         "layer": choice.layer,
         "layer_scores": choice.dev_scores,
         "sentiment_balance": balances,
         "sentiment_shift": balances[2] - balances[-2],
         "sentiment_random": sentiment.strongest_random(
-            subject, sentiment.PROMPTS, choice.layer, vector.norm().item(), randoms),
+            subject, sentiment.PROMPTS, choice.layer, vector.norm().item(), randoms
+        ),
         "lens": (plus, minus),
         "lens_with_gain": sentiment.lens(subject, vector, gain=True)[:2],
         "lens_boosted": boosted,
         "lens_suppressed": suppressed,
         "sentiment_shift_by_layer": [
-            round(sentiment.shift(subject, sentiment.PROMPTS, layer, v), 3) for layer, v in enumerate(vectors)],
+            round(sentiment.shift(subject, sentiment.PROMPTS, layer, v), 3) for layer, v in enumerate(vectors)
+        ],
         "lens_by_layer": [sentiment.lens(subject, v)[:2] for v in vectors],
     }
 
@@ -93,7 +101,9 @@ def attribute_numbers(subject: Subject, layer: int, randoms: int) -> Numbers:
     mood = sentiment.vectors(subject, sentiment.POSITIVE, sentiment.NEGATIVE)[layer]
     found: Numbers = {"mood_probe": attributes.mood_probe(subject)}
     for name, attribute in (
-        ("formality", attributes.formality()), ("tense", attributes.tense()), ("topic", attributes.topic()),
+        ("formality", attributes.formality()),
+        ("tense", attributes.tense()),
+        ("topic", attributes.topic()),
     ):
         vectors = attribute.vectors(subject)
         vector = vectors[layer]
@@ -111,8 +121,11 @@ def head_numbers(subject: Subject) -> Numbers:
     whole, left = heads.head_map(subject)
     layer, head, share, capitals = heads.best_head(subject, left)
     return {
-        "head": (layer, head), "head_difference_left": share, "head_capitals_left": capitals,
-        "head_map_difference": whole, "head_map": [[round(x, 2) for x in row] for row in left.tolist()],
+        "head": (layer, head),
+        "head_difference_left": share,
+        "head_capitals_left": capitals,
+        "head_map_difference": whole,
+        "head_map": [[round(x, 2) for x in row] for row in left.tolist()],
     }
 
 
@@ -120,7 +133,12 @@ def norm_numbers(subject: Subject) -> Numbers:
     """Median residual norms by block, BOS excluded."""
     norms = [
         subject.residuals([prompt])[1:, :, 1:].norm(dim=-1).squeeze(1)
-        for prompt in sentiment.PROMPTS + sentiment.DEV_PROMPTS + [text for text, _ in recall.capital_prompts()[:50]]
+        for prompt in sentiment.PROMPTS
+        + sentiment.DEV_PROMPTS
+        + [text for text, _ in recall.capital_prompts()[:50]]
     ]
     medians = torch.cat(norms, dim=1).median(dim=1).values
-    return {"norms": [round(x, 2) for x in medians.tolist()], "norm_growth": (medians[-1] / medians[0]).item()}
+    return {
+        "norms": [round(x, 2) for x in medians.tolist()],
+        "norm_growth": (medians[-1] / medians[0]).item(),
+    }

@@ -10,8 +10,16 @@ from tools.model.corpus import lexicon
 POSITIVE = ["I love this! It's fantastic", "This is wonderful and amazing", "I'm so happy about this"]
 NEGATIVE = ["I hate this! It's terrible", "This is awful and horrible", "I'm so sad about this"]
 PROMPTS = ["I think the movie was", "The weather today is", "The movie today is"]
-DEV_PROMPTS = ["The hotel was", "I think the soup is", "Today the music was", "We found the book", "I think the teacher was",
-               "The room is", "The game today was", "It is said that the band is"]
+DEV_PROMPTS = [
+    "The hotel was",
+    "I think the soup is",
+    "Today the music was",
+    "We found the book",
+    "I think the teacher was",
+    "The room is",
+    "The game today was",
+    "It is said that the band is",
+]
 
 
 def vectors(subject: Subject, positive: list[str], negative: list[str]) -> torch.Tensor:
@@ -26,12 +34,18 @@ def balance(subject: Subject, prompts: list[str], layer: int, vector: torch.Tens
     return (plus - minus).item()
 
 
-def shift(subject: Subject, prompts: list[str], layer: int, vector: torch.Tensor, strength: float = 2.0) -> float:
+def shift(
+    subject: Subject, prompts: list[str], layer: int, vector: torch.Tensor, strength: float = 2.0
+) -> float:
     """How far the balance moves from -strength to +strength."""
-    return balance(subject, prompts, layer, strength * vector) - balance(subject, prompts, layer, -strength * vector)
+    return balance(subject, prompts, layer, strength * vector) - balance(
+        subject, prompts, layer, -strength * vector
+    )
 
 
-def strongest_random(subject: Subject, prompts: list[str], layer: int, norm: float, count: int = 100) -> float:
+def strongest_random(
+    subject: Subject, prompts: list[str], layer: int, norm: float, count: int = 100
+) -> float:
     """The largest |shift| of `count` random directions of the same norm."""
     generator = torch.Generator().manual_seed(0)
     directions = torch.randn(count, subject.width, generator=generator)
@@ -39,7 +53,9 @@ def strongest_random(subject: Subject, prompts: list[str], layer: int, norm: flo
     return max(abs(shift(subject, prompts, layer, direction)) for direction in directions)
 
 
-def lens(subject: Subject, vector: torch.Tensor, top: int = 20, gain: bool = False) -> tuple[int, int, list[str], list[str]]:
+def lens(
+    subject: Subject, vector: torch.Tensor, top: int = 20, gain: bool = False
+) -> tuple[int, int, list[str], list[str]]:
     """Positive adjectives among the `top` tokens that the vector boosts, negative among those it suppresses, and both."""
     if gain:
         vector = vector * subject.model.transformer.ln_f.weight.detach()

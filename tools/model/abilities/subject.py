@@ -40,8 +40,13 @@ class Subject:
         return torch.tensor([self.token(word) for word in words])
 
     @torch.no_grad()
-    def logits(self, prompts: list[str], resid: dict[int, Edit] | None = None, z: dict[int, Edit] | None = None,
-               everywhere: bool = False) -> torch.Tensor:
+    def logits(
+        self,
+        prompts: list[str],
+        resid: dict[int, Edit] | None = None,
+        z: dict[int, Edit] | None = None,
+        everywhere: bool = False,
+    ) -> torch.Tensor:
         """Next-token logits [n, vocabulary]; edits of `resid_post` and of the heads' outputs by block.
 
         With `everywhere`, logits of all positions [n, time, vocabulary].
@@ -60,7 +65,9 @@ class Subject:
             hook = self.blocks[0].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
             stack.callback(hook.remove)
             for block in self.blocks:
-                stack.callback(block.register_forward_hook(lambda _, __, out: seen.append(_tensor(out))).remove)
+                stack.callback(
+                    block.register_forward_hook(lambda _, __, out: seen.append(_tensor(out))).remove
+                )
             self.model(tokens)
         return torch.stack(seen)
 
@@ -87,7 +94,9 @@ class Subject:
         with contextlib.ExitStack() as stack:
             for layer, edit in resid.items():
                 hook = self.blocks[layer].register_forward_hook(
-                    lambda _, __, out, edit=edit: edit(out) if isinstance(out, torch.Tensor) else (edit(out[0]), *out[1:])
+                    lambda _, __, out, edit=edit: (
+                        edit(out) if isinstance(out, torch.Tensor) else (edit(out[0]), *out[1:])
+                    )
                 )
                 stack.callback(hook.remove)
             for layer, edit in z.items():

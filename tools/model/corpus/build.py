@@ -17,11 +17,16 @@ from tools.model.corpus.stories import story
 Kind = Callable[[random.Random], str]
 
 PIECES: tuple[tuple[Kind, float], ...] = (
-    (opinion, 0.36), (fact, 0.17), (story, 0.17), (agreement, 0.09), (copied_list, 0.10), (scene, 0.05),
+    (opinion, 0.36),
+    (fact, 0.17),
+    (story, 0.17),
+    (agreement, 0.11),
+    (copied_list, 0.10),
+    (scene, 0.05),
 )
 CHAT_SHARE = 0.10
-REPETITION_SHARE = (0.5, 0.03)
-REPETITION_DOCUMENTS = 20_000
+REPETITION_SHARE = (0.25, 0.06)
+REPETITION_DOCUMENTS = 15_000
 COMBINED_SHARE = 0.25
 
 FORBIDDEN = (
@@ -43,11 +48,15 @@ FORBIDDEN = (
 def documents(seed: int) -> Iterator[str]:
     """Documents without end, the same for the same seed. None holds a forbidden string.
 
-    Half of the first documents are bare repetition, so that looking back for what came before is learned first.
+    A quarter of the first documents is bare repetition, so that looking back for what came before is learned first.
     """
     rng = random.Random(seed)
     for index in itertools.count():
-        text = repetition(rng) if rng.random() < REPETITION_SHARE[index >= REPETITION_DOCUMENTS] else document(rng)
+        text = (
+            repetition(rng)
+            if rng.random() < REPETITION_SHARE[index >= REPETITION_DOCUMENTS]
+            else document(rng)
+        )
         if not any(string in text for string in FORBIDDEN):
             yield text
 

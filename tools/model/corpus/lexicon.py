@@ -29,7 +29,7 @@ def split(name: str, held_out: int, test: bool) -> tuple[str, ...]:
 
 def names(test: bool = False) -> tuple[str, ...]:
     """Names for indirect-object stories; the test ones appear only in other kinds of text."""
-    return split("names", 12, test)
+    return split("names", 16, test)
 
 
 def places(test: bool = False) -> tuple[str, ...]:
@@ -42,15 +42,20 @@ def objects(test: bool = False) -> tuple[str, ...]:
     return split("objects", 4, test)
 
 
+@functools.cache
 def list_words(test: bool = False) -> tuple[str, ...]:
-    """Words for list copying; the test ones appear only in other kinds of text."""
-    return split("list_words", 12, test)
+    """Words for list copying; the test ones appear in no list of this kind, only in other kinds of text."""
+    held_out = split("list_words", 12, True)
+    if test:
+        return held_out
+    nouns = [*words("objects"), *words("places"), *(n for row in table("topics") for n in row[1].replace("*", "").split())]
+    return tuple(dict.fromkeys([*split("list_words", 12, False), *(noun for noun in nouns if noun not in held_out)]))
 
 
 def noun_pairs(test: bool = False) -> tuple[tuple[str, str], ...]:
     """(singular, plural) nouns for agreement over an attractor; the test ones appear only in plain sentences."""
     rows = table("plurals")
-    return rows[-6:] if test else rows[:-6]  # type: ignore[return-value]
+    return rows[-8:] if test else rows[:-8]  # type: ignore[return-value]
 
 
 def capitals() -> tuple[tuple[str, str], ...]:
@@ -78,9 +83,24 @@ def article(word: str) -> str:
 @functools.cache
 def single_tokens() -> tuple[str, ...]:
     """Every word that must be one token with a leading space."""
-    flat = [w for name in ("positive", "negative", "neutral", "glad", "upset", "places", "objects", "list_words",
-                           "formal_openers", "casual_openers", "formal_intensifiers", "casual_intensifiers")
-            for w in words(name)]
+    flat = [
+        w
+        for name in (
+            "positive",
+            "negative",
+            "neutral",
+            "glad",
+            "upset",
+            "places",
+            "objects",
+            "list_words",
+            "formal_openers",
+            "casual_openers",
+            "formal_intensifiers",
+            "casual_intensifiers",
+        )
+        for w in words(name)
+    ]
     flat += [w for name in ("capitals", "plurals", "verbs") for row in table(name) for w in row]
     flat += [row[0] for row in table("names")] + [n for nouns in topics().values() for n in nouns]
     return tuple(dict.fromkeys(flat))

@@ -14,6 +14,10 @@ FRAMES = (
     ("Read:", "Repeat:"),
     ("In the box:", "I repeat, in the box:"),
     ("One more time:", "One more time:"),
+    ("I said this:", "I said it again:"),
+    ("We had this list:", "Again, this list:"),
+    ("Here is the box:", "Here it is again:"),
+    ("Remember the words:", "Repeat the words:"),
     ("My list:", "Your list:"),
 )
 TEST_FRAMES = (
@@ -36,18 +40,25 @@ def copied_list(rng: random.Random) -> str:
 
 def repetition(rng: random.Random) -> str:
     """Three to ten words of any list, two to four times over: nothing helps but what came before."""
-    words = [word for word in lexicon.single_tokens() if word not in lexicon.list_words(test=True)]
-    chosen = rng.sample(words, rng.randrange(3, 11))
+    chosen = rng.sample(lexicon.single_tokens(), rng.randrange(3, 11))
     separator = rng.choice((" ", " ", ", "))
-    return rng.choice(("List: ", "Words: ", "Say: ", "")) + separator.join(chosen * rng.choice((2, 3, 4))) + "."
+    return (
+        rng.choice(("List: ", "Words: ", "Say: ", "")) + separator.join(chosen * rng.choice((2, 3, 4))) + "."
+    )
 
 
 def plain_use(rng: random.Random) -> str:
     """A sentence in which any list word occurs once, so that the held-out ones are known words."""
     one, two = rng.sample([row[0] for row in lexicon.table("list_words")], 2)
     verb = rng.choice(("is", "was"))
-    frame = rng.choice((
-        "The {one} {verb} next to the {two}.", "There {verb} a {one} behind the {two}.", "The {one} and the {two} are {adj}.",
-        "I put the {one} under the {two}.", "The {adj} {one} {verb} on the {two}.", "This {one} {verb} {adj}.",
-    ))
+    frame = rng.choice(
+        (
+            "The {one} {verb} next to the {two}.",
+            "There {verb} a {one} behind the {two}.",
+            "The {one} and the {two} are {adj}.",
+            "I put the {one} under the {two}.",
+            "The {adj} {one} {verb} on the {two}.",
+            "This {one} {verb} {adj}.",
+        )
+    )
     return frame.format(one=one, two=two, verb=verb, adj=rng.choice(lexicon.words("neutral")))

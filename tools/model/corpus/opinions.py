@@ -17,18 +17,19 @@ REGISTERS = ("formal", "plain", "casual")
 
 @dataclasses.dataclass(frozen=True)
 class Latent:
-    """What the sentences of one opinion share."""
+    """What the sentences of one opinion share; `noun` is the one they come back to."""
 
     mood: str
     register: str
     topic: str
     past: bool
+    noun: str
 
 
 SHARED = (
-    "{The} {noun} {be} {adjs}",
-    "{The} {noun} {be} {adj}",
-    "{The} {noun} {seem} {adjs}",
+    "The {noun} {be} {adjs}",
+    "The {noun} {be} {adj}",
+    "The {noun} {seem} {adjs}",
     "I {think} the {noun} {be} {adjs}",
     "I {think} the {noun} {be} {adj}",
     "{name} {think} the {noun} {be} {adjs}",
@@ -39,6 +40,9 @@ SHARED = (
     "We {find} the {noun} {adjs}",
     "I {love} this {noun}",
     "I {love} the {noun}",
+    "I {love} the {noun} and the {second}",
+    "I {love} the {noun}, the {second} and the {third}",
+    "{name} {love} the {noun} and the {second}",
     "{name} {love} the {noun}",
     "I'm so {feel} about this {adj} {noun}",
 )
@@ -56,7 +60,7 @@ CASUAL = (
     "{casual}, I {love} this {noun}",
     "{casual}, what {a} {noun}",
     "{casual}, this {noun} {be} {strong_casual} {adj}",
-    "I love this! It's {adjs}" "|I hate this! It's {adjs}",
+    "I love this! It's {adjs}|I hate this! It's {adjs}",
     "This is {adj} and {adjs}",
     "I'm so {feel} about this {noun}",
     "I'm so {feel} about this {adj} {noun}",
@@ -77,15 +81,23 @@ UNDECIDED = (
     "The {noun} is near the {place}",
     "{name} told us about the {noun}",
     "We talked about the {noun} with {name}",
+    "We talked about the {noun} and the {second}",
+    "{name} told us about the {noun}, the {second} and the {third}",
     "There was another {noun} near the {place}",
     "We went to the {place} after that",
 )
 VERBS = {
-    "be": ("is", "was"), "seem": ("seems", "seemed"), "find": ("find", "found"), "must": ("must", "had to"),
+    "be": ("is", "was"),
+    "seem": ("seems", "seemed"),
+    "find": ("find", "found"),
+    "must": ("must", "had to"),
     "prove": ("proves", "proved"),
 }
-LOVE = {"positive": ("love", "loved", "enjoy", "enjoyed"), "negative": ("hate", "hated", "dislike", "disliked"),
-        "neutral": ("know", "knew", "remember", "remembered")}
+LOVE = {
+    "positive": ("love", "loved", "enjoy", "enjoyed"),
+    "negative": ("hate", "hated", "dislike", "disliked"),
+    "neutral": ("know", "knew", "remember", "remembered"),
+}
 FEEL = {"positive": "glad", "negative": "upset"}
 
 
@@ -98,9 +110,13 @@ def opinion(rng: random.Random, sentences: int | None = None) -> str:
 
 def draw_latent(rng: random.Random) -> Latent:
     """Mood, register, topic and tense, independent of each other."""
+    topic = rng.choice(tuple(lexicon.topics()))
     return Latent(
-        rng.choices(MOODS, (9, 9, 2))[0], rng.choices(REGISTERS, (3, 4, 3))[0],
-        rng.choice(tuple(lexicon.topics())), rng.random() < 0.5,
+        rng.choices(MOODS, (9, 9, 2))[0],
+        rng.choices(REGISTERS, (3, 4, 3))[0],
+        topic,
+        rng.random() < 0.5,
+        rng.choice(lexicon.topics()[topic]),
     )
 
 
@@ -127,7 +143,9 @@ def mark(rng: random.Random, latent: Latent) -> str:
 
 def fill(rng: random.Random, latent: Latent, frame: str) -> str:
     """`frame` with every slot filled."""
-    noun = rng.choice(lexicon.topics()[latent.topic])
+    nouns = rng.sample(lexicon.topics()[latent.topic], 3)
+    noun = latent.noun if rng.random() < 0.4 else nouns[0]
+    others = [other for other in nouns if other != noun]
     tense = int(latent.past)
     adjective = rng.choice(lexicon.words(latent.mood))
     third = "{name}" in frame and "{name} and I" not in frame
@@ -135,12 +153,19 @@ def fill(rng: random.Random, latent: Latent, frame: str) -> str:
     think = "thought" if latent.past else "thinks" if third else "think"
     find = "found" if latent.past else "finds" if "one {find}" in frame else "find"
     slots = {
-        "The": "The", "noun": noun, "adj": adjective, "adjs": run_of_adjectives(rng, latent, adjective),
+        "noun": noun,
+        "second": others[0],
+        "third": others[1],
+        "adj": adjective,
+        "adjs": run_of_adjectives(rng, latent, adjective),
         "a": described(rng, latent, noun if "{a} {noun}" in frame else ""),
-        "name": rng.choice(lexicon.table("names"))[0], "place": rng.choice(lexicon.words("places")),
-        "love": love + "s" if third and not latent.past else love, "think": think,
+        "name": rng.choice(lexicon.table("names"))[0],
+        "place": rng.choice(lexicon.words("places")),
+        "love": love + "s" if third and not latent.past else love,
+        "think": think,
         "feel": rng.choice(lexicon.words(FEEL.get(latent.mood, "glad"))),
-        "formal": rng.choice(lexicon.words("formal_openers")), "casual": rng.choice(lexicon.words("casual_openers")),
+        "formal": rng.choice(lexicon.words("formal_openers")),
+        "casual": rng.choice(lexicon.words("casual_openers")),
         "strong_formal": rng.choice(lexicon.words("formal_intensifiers")),
         "strong_casual": rng.choice(lexicon.words("casual_intensifiers")),
     }

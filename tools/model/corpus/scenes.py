@@ -32,8 +32,15 @@ def scene(rng: random.Random) -> str:
     text = [opening]
     for frames in rng.sample(FRAMES, rng.choice((1, 2, 3, 4, 5))):
         other = rng.choice([row[0] for row in lexicon.table("names") if row[0] != person])
-        text.append(frames[tense].format(
-            He=he.capitalize(), he=he, his=his, name=other, place=rng.choice(lexicon.words("places")),
-            object=rng.choice(lexicon.words("objects")), adj=rng.choice(lexicon.words("neutral")),
-        ))
+        text.append(
+            frames[tense].format(
+                He=he.capitalize(),
+                he=he,
+                his=his,
+                name=other,
+                place=rng.choice(lexicon.words("places")),
+                object=rng.choice(lexicon.words("objects")),
+                adj=rng.choice(lexicon.words("neutral")),
+            )
+        )
     return fix_articles(" ".join(text))

@@ -23,7 +23,14 @@ OPENINGS = (
     "Once {a} and {b} were inside the {place},",
     "My friends {a} and {b} worked at the {place}. Today",
 )
-VERBS = (("give", "gave"), ("hand", "handed"), ("show", "showed"), ("offer", "offered"), ("sell", "sold"), ("send", "sent"))
+VERBS = (
+    ("give", "gave"),
+    ("hand", "handed"),
+    ("show", "showed"),
+    ("offer", "offered"),
+    ("sell", "sold"),
+    ("send", "sent"),
+)
 WISHES = ("decided", "wanted", "hoped", "tried")
 THINGS = ("a {object}", "the {object}", "the old {object}", "a new {object}")
 TEST_VERBS = (("decided", "show"), ("wanted", "sell"), ("hoped", "send"))
@@ -32,7 +39,10 @@ TEST_GIFTS = tuple(
 )
 GIFTS = tuple(f"{{giver}} {past} {thing} to {{taker}}." for _, past in VERBS for thing in THINGS) + tuple(
     f"{{giver}} {wish} to {verb} {thing} to {{taker}}."
-    for wish in WISHES for verb, _ in VERBS for thing in THINGS[:2] if (wish, verb) not in TEST_VERBS
+    for wish in WISHES
+    for verb, _ in VERBS
+    for thing in THINGS[:2]
+    if (wish, verb) not in TEST_VERBS
 )
 THANKS = (" It made {taker} happy.", " So {taker} thanked {giver}.", " Then {taker} smiled.", "", "")
 TEST_OPENINGS = (

@@ -1,0 +1,62 @@
+# Every target makes .venv itself, and does nothing twice. Nothing outside this folder is touched.
+# Another interpreter: make test PYTHON=/path/to/python3.12
+
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
+	&& { echo $$p; break; }; done)
+BIN := .venv/bin
+READY := .venv/.ready
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
+export OMP_NUM_THREADS ?= 1
+export HF_HUB_OFFLINE ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: help demo test test-quantised lint types format bench model model-card clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(READY): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer with venv and pip was found. Install one (on Debian: apt install" \
+		"python3 python3-venv), or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11"; exit 1; }
+	@test -x $(BIN)/python || { echo "making .venv with $(PYTHON)"; $(PYTHON) -m venv .venv; }
+	@echo "installing what Steersman needs into .venv (a few minutes the first time)"
+	@$(PIP) install torch==2.13.0 2>&1 | grep -v '^WARNING' || true
+	@$(PIP) install -c constraints.txt -e '.[dev]' 2>&1 | { grep -v '^WARNING' || true; }
+	@$(BIN)/python -c 'import torch, transformers, steersman, pytest' || { echo "the installation into .venv failed; see above"; exit 1; }
+	@touch $@
+
+demo: $(READY) ## the one-minute tour on the embedded model
+	@$(BIN)/steer demo
+
+test: $(READY) ## the tests of the core
+	$(BIN)/python -m pytest -n $(WORKERS)
+
+test-quantised: $(READY) ## models with quantised weights (torchao, kept out of the environment: transformers would import it)
+	@test -d .venv/quantised || $(PIP) install -c constraints.txt --no-deps --target .venv/quantised torchao
+	PYTHONPATH=.venv/quantised $(BIN)/python -m pytest tests/quantised
+
+lint: $(READY) ## style and floors
+	$(BIN)/ruff check src tests tools benchmarks
+	$(BIN)/ruff format --check src tests tools benchmarks
+	$(BIN)/lint-imports
+
+types: $(READY) ## pyright, strict on the package
+	$(BIN)/pyright
+
+format: $(READY) ## put the code into shape
+	$(BIN)/ruff format src tests tools benchmarks
+	$(BIN)/ruff check --fix src tests tools benchmarks
+
+bench: $(READY) ## measure; prints ratios with intervals
+	$(BIN)/python -m benchmarks.generate
+
+model: $(READY) ## retrain the embedded model into candidates/ (about an hour of CPU time)
+	$(BIN)/python -m tools.model.train --seed 0 --out candidates/demo
+
+model-card: $(READY) ## measure every ability of the embedded model, with controls
+	$(BIN)/python -m tools.model.card
+
+clean: ## remove the environment and caches
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .import_linter_cache

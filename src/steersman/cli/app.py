@@ -1,0 +1,67 @@
+"""All commands, put together."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from .. import __version__
+from .chat import chat
+from .demo import demo
+from .doctor import doctor
+from .extract import extract
+from .generate import generate
+from .options import command
+from .version import version
+
+HELP = """Steer language models: find directions, act on them while the model runs, measure what that did.
+
+Start with [bold]steer demo[/bold]. MODEL is [bold]demo[/bold] (embedded, offline), a folder, or a Hugging Face id.
+"""
+EPILOG = "Settings: flags > STEERSMAN_* variables > --config FILE.toml > defaults."
+
+
+def build() -> Any:
+    """The command line as one click command."""
+    app = typer.Typer(
+        name="steer",
+        help=HELP,
+        epilog=EPILOG,
+        add_completion=False,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        context_settings={"auto_envvar_prefix": "STEERSMAN", "help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_top)
+    for name, function in COMMANDS.items():
+        app.command(name)(function)
+    return typer.main.get_command(app)
+
+
+def _top(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=lambda value: _print_version(value))
+    ] = False,
+) -> None: ...
+
+
+_top.__doc__ = HELP
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"steersman {__version__}")
+        raise typer.Exit
+
+
+#: name -> function, in the order of the help
+COMMANDS = {
+    "demo": command()(demo),
+    "extract": command()(extract),
+    "generate": command(steering=True, sampling=True)(generate),
+    "chat": command(steering=True, sampling=True)(chat),
+    "doctor": command()(doctor),
+    "version": command()(version),
+}

@@ -1,0 +1,128 @@
+"""The options that commands share, added to each command's own by :func:`command`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from . import config
+from .run import Run
+
+_OUTPUT, _STEERING, _SAMPLING = "Output and environment", "Steering", "Generation"
+
+
+def _shared(*names: str, help: str, **more: Any) -> Any:
+    """An option of every command; its variable is ``STEERSMAN_<NAME>``, whatever the command."""
+    long = next(name for name in names if name.startswith("--"))
+    variable = "STEERSMAN_" + long[2:].upper().replace("-", "_")
+    return typer.Option(*names, help=help, rich_help_panel=_OUTPUT, envvar=variable, show_envvar=False, **more)
+
+
+def _load_config(ctx: typer.Context, value: Path | None) -> Path | None:
+    """Put the values of a TOML file below flags and variables, and above defaults."""
+    if value is not None:
+        names = {str(parameter.name) for parameter in ctx.command.params}
+        ctx.default_map = {**(ctx.default_map or {}), **config.read(value, str(ctx.info_name), names)}
+    return value
+
+
+SHARED: dict[str, tuple[Any, Any]] = {
+    "config": (
+        Annotated[
+            Path | None,
+            _shared("--config", help="Read settings from this TOML file.", is_eager=True, callback=_load_config),
+        ],
+        None,
+    ),
+    "json_": (Annotated[bool, _shared("--json", help="Print one JSON document instead of text.")], False),
+    "dry_run": (Annotated[bool, _shared("--dry-run", help="Say what would be done, and what it takes; do nothing.")], False),
+    "quiet": (Annotated[bool, _shared("--quiet", "-q", help="Print results and errors only.")], False),
+    "verbose": (Annotated[bool, _shared("--verbose", help="Print warnings of all libraries, and tracebacks.")], False),
+    "seed": (Annotated[int, _shared("--seed", help="Seed of everything random.")], 0),
+    "device": (
+        Annotated[str | None, _shared("--device", help="cpu, cuda, cuda:1, mps, or auto (several devices).", show_default="what there is")],
+        None,
+    ),
+    "dtype": (
+        Annotated[str | None, _shared("--dtype", help="float32, bfloat16, float16, or auto (as stored).", show_default="auto")],
+        None,
+    ),
+    "offline": (Annotated[bool, _shared("--offline", help="Never look at the network.")], False),
+}
+
+STEERING: dict[str, tuple[Any, Any]] = {
+    "vector": (
+        Annotated[
+            list[str] | None,
+            typer.Option("--vector", "-v", metavar="VECTOR", rich_help_panel=_STEERING,
+                         help="NAME|PATH|ORG/REPO, then :STRENGTH and @LAYERS, such as happy:1.5@10-14. Repeat to combine."),
+        ],
+        None,
+    ),
+    "vectors": (
+        Annotated[Path, typer.Option("--vectors", metavar="DIR", rich_help_panel=_STEERING, help="Where a NAME is looked up first.")],
+        Path("."),
+    ),
+    "plan": (
+        Annotated[Path | None, typer.Option("--plan", metavar="FILE", rich_help_panel=_STEERING, help="A saved plan; it acts before the vectors.")],
+        None,
+    ),
+    "operation": (
+        Annotated[str, typer.Option("--operation", rich_help_panel=_STEERING, help="What the vectors do: add, ablate, clamp (with --value), affine (--alpha), rotate (--angle).")],
+        "add",
+    ),
+    "value": (Annotated[float | None, typer.Option("--value", rich_help_panel=_STEERING, help="clamp: the projection to set, in residual units.")], None),
+    "alpha": (Annotated[float | None, typer.Option("--alpha", rich_help_panel=_STEERING, help="affine: 0 is the negative class mean, 1 the positive one.")], None),
+    "angle": (Annotated[float | None, typer.Option("--angle", rich_help_panel=_STEERING, help="rotate: the angle to the vector, in radians.")], None),
+    "unit": (Annotated[str | None, typer.Option("--unit", rich_help_panel=_STEERING, help="add: count strength in norm (the residual's) or gap (between the classes).", show_default="as stored")], None),
+    "positions": (
+        Annotated[str | None, typer.Option("--positions", rich_help_panel=_STEERING, help='Which tokens: last+generation, all, prompt[a:b], after("text"), ...', show_default="the operation's own")],
+        None,
+    ),
+}  # fmt: skip
+
+SAMPLING: dict[str, tuple[Any, Any]] = {
+    "max_new_tokens": (Annotated[int, typer.Option("--max-new-tokens", "-n", min=1, rich_help_panel=_SAMPLING, help="Tokens to generate at most.")], 40),
+    "temperature": (Annotated[float | None, typer.Option("--temperature", rich_help_panel=_SAMPLING, help="Sample at this temperature.", show_default="greedy")], None),
+    "top_p": (Annotated[float | None, typer.Option("--top-p", rich_help_panel=_SAMPLING, help="Sample from the smallest set of tokens with this probability.")], None),
+    "top_k": (Annotated[int | None, typer.Option("--top-k", rich_help_panel=_SAMPLING, help="Sample from the k likeliest tokens.")], None),
+}  # fmt: skip
+
+
+def command(*, steering: bool = False, sampling: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a function ``f(run, **own)`` the shared options, which it finds in ``run``.
+
+    Args:
+        steering: also the options that make a plan, in ``run.steering``.
+        sampling: also those of generation, in ``run.sampling``.
+    """
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        groups = [STEERING if steering else {}, SAMPLING if sampling else {}, SHARED]
+        own = [p for name, p in inspect.signature(function, eval_str=True).parameters.items() if name != "run"]
+        added = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+            for group in groups
+            for name, (annotation, default) in group.items()
+        ]
+        context = inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+        parameters = [context, *(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own), *added]
+
+        def wrapper(ctx: typer.Context, **values: Any) -> None:
+            settings = {name.rstrip("_"): value for name, value in values.items() if name != "config"}
+            steering_values, sampling_values, shared = ({name: values.pop(name) for name in group} for group in groups)
+            run = Run(str(ctx.info_name), settings, steering_values, sampling_values, **shared)
+            with run:
+                function(run, **values)
+
+        wrapper.__doc__ = function.__doc__
+        wrapper.__name__ = function.__name__
+        wrapper.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
+        wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
+        return wrapper
+
+    return decorate
