@@ -1,6 +1,6 @@
 """What steering costs while generating: ``generate`` with a plan over ``generate`` without, and one plan per row.
 
-    python -m benchmarks.generate [--runs 31]
+python -m benchmarks.generate [--runs 31]
 """
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ from __future__ import annotations
 import argparse
 
 import torch
+from tests.models import tiny_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import steersman as sm
 from benchmarks.timing import compare, machine
-from tests.models import tiny_tokenizer
 
 PROMPT_TOKENS, NEW_TOKENS, WIDTH, LAYERS = 16, 32, 256, 8
 

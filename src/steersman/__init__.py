@@ -15,8 +15,24 @@ _PUBLIC = {
     ),
     **dict.fromkeys(["attention", "block", "heads", "mlp", "neurons", "site"], "sites"),
     **dict.fromkeys(["When", "schedule"], "conditions"),
-    **dict.fromkeys(["Activations", "activations", "capture", "extract", "mean_activations"], "extraction"),
+    **dict.fromkeys(
+        [
+            "Activations",
+            "EraserFitter",
+            "act_add",
+            "activations",
+            "capture",
+            "extract",
+            "fit_eraser",
+            "mean_activations",
+            "sae_direction",
+            "show_read",
+        ],
+        "extraction",
+    ),
+    **dict.fromkeys(["cosine_matrix", "geometry", "lens", "norms", "projections"], "analysis"),
     "ContrastPairs": "data",
+    "LinearProbe": "probe",
     "after": "positions",
     "Eraser": "eraser",
     "LayerValues": "values",
@@ -26,22 +42,37 @@ _PUBLIC = {
 }
 
 if TYPE_CHECKING:
+    from .analysis import cosine_matrix, geometry, lens, norms, projections
     from .conditions import When, schedule
     from .data import ContrastPairs
     from .eraser import Eraser
-    from .extraction import Activations, activations, capture, extract, mean_activations
+    from .extraction import (
+        Activations,
+        EraserFitter,
+        act_add,
+        activations,
+        capture,
+        extract,
+        fit_eraser,
+        mean_activations,
+        sae_direction,
+        show_read,
+    )
     from .model import SteeringModel
     from .operations import Ablate, Add, Affine, Clamp, Custom, Erase, Mean, Replace, Resample, Rotate, Zero
     from .plan import Plan
     from .positions import after
+    from .probe import LinearProbe
     from .sites import attention, block, heads, mlp, neurons, site
     from .values import LayerValues
     from .vector import SteeringVector
 
 __all__ = [
-    "Ablate", "Activations", "Add", "Affine", "Clamp", "ContrastPairs", "Custom", "Erase", "Eraser", "LayerValues", "Mean", "Plan", "Replace",
-    "Resample", "Rotate", "SteeringModel", "SteeringVector", "When", "Zero", "activations", "after", "attention", "block",
-    "capture", "extract", "heads", "mean_activations", "mlp", "neurons", "schedule", "site",
+    "Ablate", "Activations", "Add", "Affine", "Clamp", "ContrastPairs", "Custom", "Erase", "Eraser", "EraserFitter",
+    "LayerValues", "LinearProbe", "Mean", "Plan", "Replace", "Resample", "Rotate", "SteeringModel",
+    "SteeringVector", "When", "Zero", "act_add", "activations", "after", "attention", "block", "capture",
+    "cosine_matrix", "extract", "fit_eraser", "geometry", "heads", "lens", "mean_activations", "mlp", "neurons",
+    "norms", "projections", "sae_direction", "schedule", "show_read", "site",
 ]  # fmt: skip
 
 

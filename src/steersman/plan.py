@@ -15,6 +15,7 @@ from . import spec
 from .entries import entry_from, entry_parts
 from .errors import FileFormatError, InterventionError
 from .files import container, hub
+from .folding import fold
 from .operations import Action, Intervention
 from .shape import ModelShape
 from .vector import SteeringVector
@@ -32,13 +33,12 @@ class Plan:
 
     interventions: tuple[Intervention, ...]
 
-    def __init__(self, interventions: Iterable[Intervention] = ()) -> None:
-        single = isinstance(interventions, Intervention | SteeringVector | Tensor) or not isinstance(
-            interventions, Iterable
-        )
-        items = (interventions,) if single else tuple(interventions)
+    def __init__(self, interventions: Intervention | Iterable[Intervention] = ()) -> None:
+        given: object = interventions
+        several = isinstance(given, Iterable) and not isinstance(given, SteeringVector | Tensor | str)
+        items: tuple[Any, ...] = tuple(given) if several else (given,)  # pyright: ignore[reportArgumentType]
         for item in items:
-            if not isinstance(item, Intervention):  # pyright: ignore[reportUnnecessaryIsInstance]
+            if not isinstance(item, Intervention):
                 raise InterventionError(
                     f"a plan holds interventions such as Add(vector, layers=10), got {type(item).__name__}"
                 )
@@ -118,9 +118,14 @@ class Plan:
     def save(self, path: str | Path) -> str:
         """Write one safetensors file (tensors and JSON), atomically; returns its path.
 
+        A plan that only adds to ``resid_post`` at positions ``all``, without condition or schedule, can also be written
+        as a ``.gguf`` control vector for llama.cpp, strengths multiplied in.
+
         Raises:
-            UnsupportedError: when it holds a function.
+            UnsupportedError: when it holds a function, or for ``.gguf`` anything that llama.cpp could not do.
         """
+        if Path(path).suffix == ".gguf":
+            return fold(self.interventions).save(path)
         document, entries = spec.write(self)
         tensors: dict[str, Tensor] = {}
         described: dict[str, Any] = {}

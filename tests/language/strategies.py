@@ -6,13 +6,34 @@ from typing import Any
 
 import torch
 from hypothesis import strategies as st
+from torch import Tensor
+
 from steersman import (
-    Ablate, Add, Affine, Clamp, Erase, Eraser, LayerValues, Mean, Plan, Replace, Resample, Rotate, SteeringVector, When,
-    Zero, attention, block, heads, mlp, neurons, schedule, site,
+    Ablate,
+    Add,
+    Affine,
+    Clamp,
+    Erase,
+    Eraser,
+    LayerValues,
+    Mean,
+    Plan,
+    Replace,
+    Resample,
+    Rotate,
+    SteeringVector,
+    When,
+    Zero,
+    attention,
+    block,
+    heads,
+    mlp,
+    neurons,
+    schedule,
+    site,
 )  # fmt: skip
 from steersman.shape import ModelShape
 from steersman.vector import Origin
-from torch import Tensor
 
 LAYERS, WIDTH, HEADS, HEAD, NEURONS = 4, 6, 2, 3, 5
 

@@ -9,14 +9,29 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.language.strategies import HEAD, LAYERS, WIDTH, numbers, seeds, shape, tensor, vector
+from torch import Tensor
+
 from steersman import (
-    Ablate, Add, Affine, Clamp, Custom, Erase, Eraser, Mean, Replace, Resample, Rotate, SteeringVector, Zero, heads,
-    neurons, site,
+    Ablate,
+    Add,
+    Affine,
+    Clamp,
+    Custom,
+    Erase,
+    Eraser,
+    Mean,
+    Replace,
+    Resample,
+    Rotate,
+    SteeringVector,
+    Zero,
+    heads,
+    neurons,
+    site,
 )  # fmt: skip
 from steersman.operations.base import Intervention
 from steersman.operations.maps import AffineMap, Map, Tokens, moved
-from tests.language.strategies import HEAD, LAYERS, WIDTH, numbers, seeds, shape, tensor, vector
-from torch import Tensor
 
 small = st.floats(-3, 3)
 
@@ -213,7 +228,7 @@ def test_turning_towards_a_direction_keeps_the_norm_and_sets_the_angle(seed: int
     v, h = tensor(WIDTH, seed=seed), states(at)
     out, r = the_map(Rotate(v, angle, layers=1))(h), unit(v)
     assert same(out.norm(dim=1), h.norm(dim=1))
-    assert same(out @ r, h.norm(dim=1) * math.cos(angle), 1e-6)
+    assert same(torch.cosine_similarity(out, r, dim=1), torch.full((len(h),), math.cos(angle), dtype=torch.float64))
     plane = torch.stack([h, r.expand_as(h)], dim=2)
     within = plane @ torch.linalg.lstsq(plane, out[:, :, None]).solution
     assert same(within[:, :, 0], out, 1e-5)
@@ -273,7 +288,9 @@ def test_parallel_directions_span_no_plane(start: Tensor | None) -> None:
 def test_zero_silences_the_heads_named_and_no_other(seed: int, layer: int, which: Any) -> None:
     h = states(seed)
     op = the_map(Zero(heads(layer % LAYERS, which)))
-    silent = range(WIDTH) if which is None else [HEAD * i + j for i in torch.tensor([which]).ravel() for j in range(HEAD)]
+    silent = (
+        range(WIDTH) if which is None else [HEAD * i + j for i in torch.tensor([which]).ravel() for j in range(HEAD)]
+    )
     expected = h.clone()
     expected[:, list(silent)] = 0
     assert torch.equal(op(h), expected)

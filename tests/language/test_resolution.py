@@ -10,15 +10,36 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.language.strategies import HEAD, HEADS, LAYERS, NEURONS, WIDTH, eraser, shape, tensor, vector
+
 from steersman import (
-    Ablate, Add, Affine, Clamp, Custom, Erase, LayerValues, Mean, Plan, Replace, Resample, Rotate, SteeringVector, When,
-    Zero, attention, block, heads, mlp, neurons, schedule, site,
+    Ablate,
+    Add,
+    Affine,
+    Clamp,
+    Custom,
+    Erase,
+    LayerValues,
+    Mean,
+    Plan,
+    Replace,
+    Resample,
+    Rotate,
+    SteeringVector,
+    When,
+    Zero,
+    attention,
+    block,
+    heads,
+    mlp,
+    neurons,
+    schedule,
+    site,
 )  # fmt: skip
 from steersman.conditions import Schedule
 from steersman.errors import InterventionError, MismatchError, SiteUnavailableError, SteersmanError
 from steersman.sites import COMPONENTS, Sites, layer_indices
 from steersman.vector import Origin
-from tests.language.strategies import HEAD, HEADS, LAYERS, NEURONS, WIDTH, eraser, shape, tensor, vector
 
 V = tensor(WIDTH)
 WRITERS = [("resid_pre", 0)] + [(c, i) for i in range(LAYERS) for c in ("attn_out", "mlp_out")]
@@ -239,8 +260,12 @@ BARE = {"layer": None, "origin": None}
 
 REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: Add(V), "Add(tensor): a bare tensor does not say where; name the layers="),
-    (lambda: Add(vector(layer=None)), "has no chosen layer (its quality was not measured); name the layers=, among 0, 1"),
+    (
+        lambda: Add(vector(layer=None)),
+        "has no chosen layer (its quality was not measured); name the layers=, among 0, 1",
+    ),
     (lambda: Add(V, layers=4), "Add(tensor) names layer 4, but tiny has 4 layers: 0 to 3"),
+    (lambda: Add(V, layers=10**30), "names layer 1000000000000000000000000000000, but tiny has 4 layers"),
     (lambda: Add(V, layers=-5), "names layer -5, but tiny has 4 layers"),
     (lambda: Add(V, layers=[-1, 3]), "names a layer twice: [-1, 3]"),
     (lambda: Add(vector(layers=(1,)), layers=[1, 2]), "vector 'happy' has no layer 2; it has 1"),
@@ -287,7 +312,10 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: Rotate(V, 1.0, plane=vector(origin=OTHER), layers=1), "was made for Qwen/Qwen3-1.7B"),
     (lambda: Replace(V, layers=1), """Replace needs positions=, for example positions="last\""""),
     (lambda: Replace(V, positions="last"), "Replace() needs layers=, for example layers=5"),
-    (lambda: Replace(tensor(4), layers=1, positions="last"), "the tensor of Replace() has shape (4,) at layer 1; it needs"),
+    (
+        lambda: Replace(tensor(4), layers=1, positions="last"),
+        "the tensor of Replace() has shape (4,) at layer 1; it needs",
+    ),
     (lambda: Replace({1: V}, layers=2, positions="last"), "there are no values for layer 2, only for [1]"),
     (lambda: Replace({"1": V}, positions="last"), "values: layers are counted from 0, got '1'"),
     (lambda: Replace({}, positions="last"), "values need at least one layer"),

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.models import tiny, tiny_tokenizer
 from torch import Tensor
 
 import steersman as sm
 from steersman.errors import DataError, MismatchError, PromptError
-from tests.models import tiny, tiny_tokenizer
 
 TEXTS = ["hello there you", "a", "the quick brown fox jumps", "no", "one two three"]
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
+from tests.models import tiny, tiny_tokenizer
 
 import steersman as sm
 from steersman.errors import DataError, MismatchError
 from steersman.extraction.quality import FOLDS, best_layer, measure
-from tests.models import tiny, tiny_tokenizer
 
 GOOD = ["good", "fine", "nice", "happy", "sunny", "sweet", "neat", "warm", "kind", "calm"]
 BAD = ["bad", "poor", "sad", "grim", "cold", "sour", "rude", "dull", "mean", "sick"]
@@ -219,5 +219,7 @@ def test_under_eight_items_nothing_is_measured() -> None:
 
 
 def test_the_layer_with_the_clearest_separation_is_chosen() -> None:
-    layers = {layer: measure(*planted(60, shift, layer), names(60), difference) for layer, shift in enumerate((0.5, 3, 1))}
+    layers = {
+        layer: measure(*planted(60, shift, layer), names(60), difference) for layer, shift in enumerate((0.5, 3, 1))
+    }
     assert best_layer(layers) == 1

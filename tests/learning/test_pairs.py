@@ -32,6 +32,8 @@ def test_each_pair_is_a_source_of_its_own_unless_said() -> None:
         ({"positive": ["a", 3], "negative": ["b"]}, "positive example 1 is a int"),
         ({"positive": ["a", " "], "negative": ["b"]}, "positive example 1 is empty"),
         ({"positive": ["a"], "negative": [[{"role": "user"}]]}, "negative example 0 is a list"),
+        ({"positive": [("a", " ")], "negative": ["b"]}, "the response of positive example 0 is empty"),
+        ({"positive": [("a", 1)], "negative": ["b"]}, "positive example 0 is a tuple"),
         ({"positive": ["a", "b"], "negative": ["c"], "paired": True}, "2 positive and 1 negative"),
         ({"positive": ["a"], "negative": ["b"], "sources": ["x", "y"]}, "2 sources for 1 items; give one per pair"),
     ],
@@ -43,7 +45,10 @@ def test_what_cannot_be_used_is_refused(arguments: dict[str, object], message: s
 
 def test_pairs_from_jsonl(tmp_path: Path) -> None:
     file = tmp_path / "pairs.jsonl"
-    file.write_text('{"positive": "good", "negative": "bad", "source": "x"}\n\n{"positive": "ja", "negative": "nö", "source": "y"}\n')
+    file.write_text(
+        '{"positive": "good", "negative": "bad", "source": "x"}\n\n'
+        '{"positive": "ja", "negative": "nö", "source": "y"}\n'
+    )
     pairs = ContrastPairs.from_jsonl(file, name="mood")
     assert (pairs.positive, pairs.negative, pairs.name) == (("good", "ja"), ("bad", "nö"), "mood")
     assert pairs.sources == ("x", "y")

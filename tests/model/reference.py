@@ -27,6 +27,7 @@ PARTS = {
     "mistral": ("model.layers", "self_attn", "self_attn.o_proj", "mlp", "mlp.down_proj"),
     "gpt_neox": ("gpt_neox.layers", "attention", "attention.dense", "mlp", "mlp.dense_4h_to_h"),
     "mixtral": ("model.layers", "self_attn", "self_attn.o_proj", "mlp", None),
+    "gemma2": ("model.layers", "self_attn", "self_attn.o_proj", "mlp", "mlp.down_proj"),  # its stream only
 }
 #: Sites a family does not have: no middle between parallel parts, no single set of neurons in a mixture of experts.
 MISSING = {"gpt_neox": {"resid_mid"}, "mixtral": {"mlp_post"}}

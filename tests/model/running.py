@@ -17,20 +17,22 @@ import steersman as sm
 
 #: Unequal lengths, so that batches are padded.
 PROMPTS = ["The weather today is good", "Paris", "I think that the movie was great and"]
+#: Draws of the parameters with which a family writes varied text that steering changes; 0 unless named.
+SEEDS = {"gpt2": 7, "llama": 5}
 LONG = "The weather in Paris is good and the weather in London is bad, I think"
 
 
 @cache
 def steering_model(family: str) -> sm.SteeringModel:
     """A tiny model that never ends a text by itself. Shared: leave it as you find it."""
-    hf = tiny(family)
+    hf = tiny(family, seed=SEEDS.get(family, 0))
     hf.generation_config.eos_token_id = None
     return sm.SteeringModel(hf, tiny_tokenizer())
 
 
 def fresh_model(family: str, **overrides: Any) -> sm.SteeringModel:
     """The same, but nobody else's."""
-    hf = tiny(family, **overrides)
+    hf = tiny(family, seed=SEEDS.get(family, 0), **overrides)
     hf.generation_config.eos_token_id = None
     return sm.SteeringModel(hf, tiny_tokenizer())
 
@@ -111,11 +113,11 @@ def assert_close(found: Tensor, expected: Tensor, what: object = "", tolerance: 
     assert off <= tolerance, f"{what}: logits differ by {off:.3g}"
 
 
-def assert_same_generation(found: Trace, expected: Trace, what: object = "") -> None:
+def assert_same_generation(found: Trace, expected: Trace, what: object = "", tolerance: float = 1e-5) -> None:
     """Equal logits and tokens; from a near tie on (two logits within 1e-4), a row may go its own way."""
     for row in range(len(expected.generated)):
         for step in range(expected.logits.shape[1]):
-            assert_close(found.logits[row, step], expected.logits[row, step], (what, row, step))
+            assert_close(found.logits[row, step], expected.logits[row, step], (what, row, step), tolerance)
             if found.generated[row, step] != expected.generated[row, step]:
                 first, second = expected.logits[row, step].topk(2).values.tolist()
                 assert first - second < 1e-4, f"{what}: row {row} chose another token at step {step}"

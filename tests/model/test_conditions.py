@@ -120,24 +120,27 @@ def test_the_condition_reads_the_model_without_the_plan() -> None:
     measured = max(cosines(model, "llama", harm))
     push = sm.Add(harm * 100, layers=0, positions="all")
     gated = sm.Add(vector(model), layers=2, when=sm.When(harm, LAYER, above=measured + 0.05))
-    assert torch.equal(
-        model.logits(PROMPTS, steer=sm.Plan([push, gated])), model.logits(PROMPTS, steer=push)
-    ), "below its threshold on the clean prompt, so off"
+    assert torch.equal(model.logits(PROMPTS, steer=sm.Plan([push, gated])), model.logits(PROMPTS, steer=push)), (
+        "below its threshold on the clean prompt, so off"
+    )
 
 
 @pytest.mark.parametrize("settings", [{}, {"cache_implementation": "static"}, {"use_cache": False}, {"num_beams": 2}])
 @pytest.mark.parametrize("acts_at", [0, 2])
 @pytest.mark.parametrize("family", ["gpt2", "mistral", "gemma2"])
-def test_conditions_hold_in_plain_calls_with_any_cache_and_with_beams(family: str, settings: dict, acts_at: int) -> None:
+def test_conditions_hold_in_plain_calls_with_any_cache_and_with_beams(
+    family: str, settings: dict, acts_at: int
+) -> None:
     model = steering_model(family)
     harm, v = vector(model, 5), vector(model, scale=2.0)
     threshold = sorted(cosines(model, family, harm))[1] + 1e-4
     plan = sm.Add(v, layers=acts_at, when=sm.When(harm, LAYER, above=threshold))
     with model.steer(plan):
         inside = trace_hf(model.hf, inputs(model, PROMPTS), **settings)
-    assert_same_generation(inside, trace(model, PROMPTS, plan, **settings))
+    tolerance = 5e-5 if family == "gemma2" else 1e-5  # its own rounding, unsteered, is larger
+    assert_same_generation(inside, trace(model, PROMPTS, plan, **settings), tolerance=tolerance)
     if "num_beams" not in settings:
-        assert_same_generation(inside, trace(model, PROMPTS, plan))
+        assert_same_generation(inside, trace(model, PROMPTS, plan), tolerance=tolerance)
     assert hook_count(model.hf) == 0
 
 

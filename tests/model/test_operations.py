@@ -159,7 +159,11 @@ def edits_of(case: Case, change: HandWritten, positions: str, prompt: list[int],
 
 
 def assert_generated_as_by_hand(
-    model: sm.SteeringModel, family: str, found: Trace, prompts: list[str], edits: Callable[[list[int], int], by_hand.Edits]
+    model: sm.SteeringModel,
+    family: str,
+    found: Trace,
+    prompts: list[str],
+    edits: Callable[[list[int], int], by_hand.Edits],
 ) -> None:
     """Every logit of a generation, and every token chosen, are those of one uncached run of each row alone."""
     for row, prompt in enumerate(prompts):
@@ -204,7 +208,10 @@ def test_the_pairs_meet() -> None:
 def test_one_direction_is_ablated_from_all_that_writes_the_residual_stream(family: str, cache: bool) -> None:
     model = steering_model(family)
     v = vector(model, 4)
-    writers = [("resid_pre", 0), *((site, layer) for layer in range(model.n_layers) for site in ("attn_out", "mlp_out"))]
+    writers = [
+        ("resid_pre", 0),
+        *((site, layer) for layer in range(model.n_layers) for site in ("attn_out", "mlp_out")),
+    ]
 
     def edits(prompt: list[int], total: int) -> by_hand.Edits:
         return [(site, layer, by_hand.ablate(v)) for site, layer in writers]
@@ -282,7 +289,11 @@ def test_a_function_learns_which_tokens_it_is_given() -> None:
         seen.append((list(where.rows), list(where.positions), list(where.ranks), where.layer, where.component))
         return h
 
-    model.generate(PROMPTS[:2], steer=sm.Custom(look, layers=1, site="mlp_out", positions="prompt[-2:]+generation"), max_new_tokens=2)
+    model.generate(
+        PROMPTS[:2],
+        steer=sm.Custom(look, layers=1, site="mlp_out", positions="prompt[-2:]+generation"),
+        max_new_tokens=2,
+    )
     lengths = [len(model.tokens.encode(prompt)) for prompt in PROMPTS[:2]]
     first = ([0, 0, 1, 1], [lengths[0] - 2, lengths[0] - 1, lengths[1] - 2, lengths[1] - 1], [0, 1, 0, 1], 1, "mlp_out")
     assert seen == [first, ([0, 1], lengths, [2, 2], 1, "mlp_out")]

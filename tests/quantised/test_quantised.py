@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.models import tiny, tiny_tokenizer
 from transformers import TorchAoConfig
 
 import steersman as sm
 from steersman.errors import UnsupportedError
-from tests.models import tiny, tiny_tokenizer
 
 
 @pytest.fixture

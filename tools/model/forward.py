@@ -49,9 +49,7 @@ def forward(model: GPT2LMHeadModel, tokens: torch.Tensor, mask: torch.Tensor) ->
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         z = F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2)
         head_norms.append(head_output_norms(z, attn.c_proj.weight))
-        x = x + torch.addmm(attn.c_proj.bias, z.reshape(-1, width), attn.c_proj.weight).view(
-            batch, time, width
-        )
+        x = x + torch.addmm(attn.c_proj.bias, z.reshape(-1, width), attn.c_proj.weight).view(batch, time, width)
         normed = F.layer_norm(x, (width,), block.ln_2.weight, block.ln_2.bias, eps).view(-1, width)
         hidden = F.gelu(torch.addmm(mlp.c_fc.bias, normed, mlp.c_fc.weight), approximate="tanh")
         x = x + torch.addmm(mlp.c_proj.bias, hidden, mlp.c_proj.weight).view(batch, time, width)

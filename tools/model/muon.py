@@ -25,26 +25,47 @@ def orthogonalise(matrices: torch.Tensor, steps: int = 5) -> torch.Tensor:
 
 
 class Muon:
-    """Nesterov momentum, orthogonalised, with decoupled weight decay."""
+    """Nesterov momentum, orthogonalised, with decoupled weight decay.
+
+    A matrix twice or more as wide as tall that is `split` into parts (query, key and value in one) is
+    orthogonalised part by part: otherwise the part with the largest gradient takes most of the update.
+    """
 
     def __init__(
-        self, parameters: list[torch.nn.Parameter], momentum: float = 0.95, decay: float = 0.0
+        self,
+        parameters: list[torch.nn.Parameter],
+        split: dict[int, int],
+        momentum: float = 0.95,
+        decay: float = 0.0,
     ) -> None:
-        groups: dict[tuple[int, ...], list[torch.nn.Parameter]] = defaultdict(list)
+        """`split` maps the id of a parameter to the number of column parts it is made of."""
+        groups: dict[tuple[int, ...], list[torch.Tensor]] = defaultdict(list)
+        self.parameters = parameters
+        self.split = split
         for parameter in parameters:
-            groups[tuple(parameter.shape)].append(parameter)
-        self.groups = list(groups.values())
-        self.buffers = [torch.zeros(len(g), *g[0].shape) for g in self.groups]
+            for part in parameter.data.chunk(split.get(id(parameter), 1), dim=1):
+                groups[tuple(part.shape)].append(part)
+        self.shapes = list(groups)
+        self.weights = list(groups.values())
+        self.buffers = [torch.zeros(len(group), *shape) for shape, group in groups.items()]
         self.momentum, self.decay = momentum, decay
 
     @torch.no_grad()
     def step(self, rate: float) -> None:
         """One update of every matrix at learning rate `rate`."""
-        for parameters, buffer in zip(self.groups, self.buffers, strict=True):
-            gradient = torch.stack([p.grad for p in parameters])
+        gradients = self.gradients()
+        for shape, weights, buffer in zip(self.shapes, self.weights, self.buffers, strict=True):
+            gradient = torch.stack(gradients[shape])
             buffer.mul_(self.momentum).add_(gradient)
             update = orthogonalise(gradient.add_(buffer, alpha=self.momentum))
-            rows, columns = update.shape[1:]
-            scale = rate * max(1.0, columns / rows) ** 0.5
-            for parameter, change in zip(parameters, update, strict=True):
-                parameter.mul_(1 - rate * self.decay).add_(change, alpha=-scale)
+            scale = rate * max(1.0, shape[1] / shape[0]) ** 0.5
+            for weight, change in zip(weights, update, strict=True):
+                weight.mul_(1 - rate * self.decay).add_(change, alpha=-scale)
+
+    def gradients(self) -> dict[tuple[int, ...], list[torch.Tensor]]:
+        """The gradients of all parts, grouped as the weights are."""
+        grouped: dict[tuple[int, ...], list[torch.Tensor]] = defaultdict(list)
+        for parameter in self.parameters:
+            for part in parameter.grad.chunk(self.split.get(id(parameter), 1), dim=1):
+                grouped[tuple(part.shape)].append(part)
+        return grouped

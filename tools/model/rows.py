@@ -9,7 +9,6 @@ from transformers import PreTrainedTokenizerFast
 
 from tools.model.corpus.build import documents
 
-BATCH_TOKENS = 1024
 LENGTHS = (64, 64, 64, 128, 64, 64, 64, 256)
 
 
@@ -21,14 +20,14 @@ def token_lists(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[list[
         yield ids if ids[-1] == end else [*ids, end]
 
 
-def batches(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[torch.Tensor]:
-    """Batches [rows, length + 1] of `BATCH_TOKENS` tokens. Every row opens a new document; the last may be cut."""
+def batches(tokenizer: PreTrainedTokenizerFast, seed: int, size: int) -> Iterator[torch.Tensor]:
+    """Batches [rows, length + 1] of `size` tokens. Every row opens a new document; the last may be cut."""
     source = token_lists(tokenizer, seed)
     step = 0
     while True:
         length = LENGTHS[step % len(LENGTHS)]
         rows = []
-        for _ in range(BATCH_TOKENS // length):
+        for _ in range(size // length):
             row: list[int] = []
             while len(row) < length + 1:
                 row += next(source)

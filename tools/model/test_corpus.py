@@ -1,3 +1,4 @@
+# ruff: noqa: D103
 """What the corpus and the tokenizer promise. Run with `pytest tools/model`."""
 
 from __future__ import annotations
@@ -39,9 +40,7 @@ def test_no_test_frame_is_a_frame_of_the_corpus() -> None:
 
 
 def test_held_out_frames_do_not_occur_in_the_text(sample: list[str]) -> None:
-    prompts = {
-        frame.format(country=c, name="Anna") for frame in facts.TEST_FRAMES for c, _ in lexicon.capitals()
-    }
+    prompts = {frame.format(country=c, name="Anna") for frame in facts.TEST_FRAMES for c, _ in lexicon.capitals()}
     assert not [prompt for prompt in prompts for text in sample if prompt in text]
 
 

@@ -22,7 +22,7 @@ CHAT_TEMPLATE = (
 )
 
 
-def train_tokenizer(vocabulary: int = 2304, sample: int = 20000) -> PreTrainedTokenizerFast:
+def train_tokenizer(vocabulary: int = 2048, sample: int = 20000) -> PreTrainedTokenizerFast:
     """BPE over a sample of the corpus, with every probe word often enough to be one token."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -59,9 +59,6 @@ def train_tokenizer(vocabulary: int = 2304, sample: int = 20000) -> PreTrainedTo
 def split_words(tokenizer: PreTrainedTokenizerFast) -> list[str]:
     """The probe words that are more than one token, most pieces first; must be empty."""
     pieces = Counter(
-        {
-            word: len(tokenizer.encode(" " + word, add_special_tokens=False))
-            for word in lexicon.single_tokens()
-        }
+        {word: len(tokenizer.encode(" " + word, add_special_tokens=False)) for word in lexicon.single_tokens()}
     )
     return [word for word, count in pieces.most_common() if count > 1]

@@ -2,7 +2,8 @@
 
     python -m tools.model.train --seed 0 --out candidates/a
 
-One thread, a fixed number of steps and no clock in the schedule: the same seed gives the same bytes on one machine.
+One thread, a fixed number of steps and no clock in the schedule: on one machine, the same seed gives the
+same bytes.
 """
 
 from __future__ import annotations
@@ -31,18 +32,19 @@ class Recipe:
     """Everything that decides the weights."""
 
     seed: int = 0
-    steps: int = 6000
+    steps: int = 3000
     width: int = 128
     heads: int = 4
     blocks: int = 13
     inner: int = 384
-    vocabulary: int = 2304
+    vocabulary: int = 2048
     matrix_rate: float = 0.02
+    split: int = 0
+    batch: int = 1024
     other_rate: float = 3e-3
     decay: float = 0.1
     warmup: int = 60
     embedding_scale: float = 0.05
-    previous: int = 3
     early: int = 3
     late: int = 2
     edge: float = 0.05
@@ -50,10 +52,10 @@ class Recipe:
     growth: float = 0.1
 
     def rate(self, step: int) -> float:
-        """Share of the peak learning rate: warm-up, flat for a quarter of the steps, then down in a line to zero."""
+        """Share of the peak learning rate: warm-up, flat for a sixth of the steps, then down in a line to zero."""
         if step < self.warmup:
             return (step + 1) / self.warmup
-        return min(1.0, (1 - step / self.steps) / 0.75)
+        return min(1.0, (1 - step / self.steps) * 1.2)
 
 
 def new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> GPT2LMHeadModel:
@@ -75,22 +77,21 @@ def new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> GPT2LMHeadM
         pad_token_id=tokenizer.pad_token_id,
     )
     model = GPT2LMHeadModel(config)
-    initialise(model, recipe.previous, (recipe.previous + 2, recipe.previous + 3), recipe.embedding_scale)
+    initialise(model, recipe.embedding_scale)
     return model
 
 
-def train(
-    recipe: Recipe, tokenizer: PreTrainedTokenizerFast, out: Path, checkpoint_every: int = 0
-) -> GPT2LMHeadModel:
+def train(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, out: Path, checkpoint_every: int = 0) -> GPT2LMHeadModel:
     """Train by `recipe`; checkpoints, if asked for, go to `out/step-N`."""
     model = new_model(recipe, tokenizer)
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and ".h." in name]
     chosen = {id(p) for p in matrices}
-    muon = Muon(matrices, decay=recipe.decay)
+    parts = {id(block.attn.c_attn.weight): 3 for block in model.transformer.h} if recipe.split else {}
+    muon = Muon(matrices, parts, decay=recipe.decay)
     others = [p for p in model.parameters() if id(p) not in chosen]
     adam = torch.optim.AdamW(others, lr=recipe.other_rate, betas=(0.9, 0.95), weight_decay=0.0)
     penalties = Penalties(recipe.early, recipe.late, recipe.edge, recipe.middle, recipe.growth)
-    source = batches(tokenizer, recipe.seed)
+    source = batches(tokenizer, recipe.seed, recipe.batch)
     started = time.process_time()
     for step in range(recipe.steps):
         rows = next(source)
@@ -140,7 +141,17 @@ def save(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, out: Path) 
         do_sample=False,
     )
     half.half().save_pretrained(out)
+    save_tokenizer(tokenizer, out)
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
+    """The tokenizer's files, with the chat template in its configuration and the class name that all versions know."""
     tokenizer.save_pretrained(out)
+    (out / "chat_template.jinja").unlink(missing_ok=True)
+    path = out / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    config |= {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": tokenizer.chat_template}
+    path.write_text(json.dumps(config, indent=2) + "\n")
 
 
 def main() -> None:
@@ -149,9 +160,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--checkpoint-every", type=int, default=0)
     for field in dataclasses.fields(Recipe):
-        parser.add_argument(
-            "--" + field.name.replace("_", "-"), type=type(field.default), default=field.default
-        )
+        parser.add_argument("--" + field.name.replace("_", "-"), type=type(field.default), default=field.default)
     options = vars(parser.parse_args())
     out, every = options.pop("out"), options.pop("checkpoint_every")
     recipe = Recipe(**options)

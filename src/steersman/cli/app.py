@@ -8,6 +8,7 @@ import typer
 
 from .. import __version__
 from .chat import chat
+from .convert import convert
 from .demo import demo
 from .doctor import doctor
 from .extract import extract
@@ -19,6 +20,7 @@ HELP = """Steer language models: find directions, act on them while the model ru
 
 Start with [bold]steer demo[/bold]. MODEL is [bold]demo[/bold] (embedded, offline), a folder, or a Hugging Face id.
 """
+_CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
 EPILOG = "Settings: flags > STEERSMAN_* variables > --config FILE.toml > defaults."
 
 
@@ -32,22 +34,12 @@ def build() -> Any:
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         rich_markup_mode="rich",
-        context_settings={"auto_envvar_prefix": "STEERSMAN", "help_option_names": ["-h", "--help"]},
+        context_settings=_CONTEXT,
     )
     app.callback()(_top)
     for name, function in COMMANDS.items():
-        app.command(name)(function)
+        app.command(name, context_settings={**_CONTEXT, "auto_envvar_prefix": f"STEERSMAN_{name.upper()}"})(function)
     return typer.main.get_command(app)
-
-
-def _top(
-    version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=lambda value: _print_version(value))
-    ] = False,
-) -> None: ...
-
-
-_top.__doc__ = HELP
 
 
 def _print_version(wanted: bool) -> None:
@@ -56,12 +48,22 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+_Version = typer.Option("--version", metavar="", help="Print the version.", is_eager=True, callback=_print_version)
+
+
+def _top(version: Annotated[bool, _Version] = False) -> None: ...
+
+
+_top.__doc__ = HELP
+
+
 #: name -> function, in the order of the help
 COMMANDS = {
     "demo": command()(demo),
     "extract": command()(extract),
     "generate": command(steering=True, sampling=True)(generate),
     "chat": command(steering=True, sampling=True)(chat),
+    "convert": command()(convert),
     "doctor": command()(doctor),
     "version": command()(version),
 }

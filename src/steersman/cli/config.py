@@ -1,10 +1,10 @@
 """Settings from a TOML file: shared ones at the top, those of a command in a table of its name.
 
-    device = "cuda"
+device = "cuda"
 
-    [generate]
-    max-new-tokens = 60
-    vector = ["happy:1.5@10"]
+[generate]
+max-new-tokens = 60
+vector = ["happy:1.5@10"]
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, cast
 
-from .failures import Problem
+from .failures import InputError
 
-_COMMANDS = ("demo", "extract", "generate", "chat", "doctor", "version")
+_COMMANDS = ("demo", "extract", "generate", "chat", "convert", "doctor", "version")
 _SHARED = ("json", "dry_run", "quiet", "verbose", "seed", "device", "dtype", "offline")
 
 
@@ -25,14 +25,14 @@ def read(path: Path, command: str, names: Iterable[str]) -> dict[str, Any]:
     """The settings for a command whose parameters have these names.
 
     Raises:
-        Problem: the file is missing or no TOML, or it has a key that nobody knows.
+        InputError: the file is missing or no TOML, or it has a key that nobody knows.
     """
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise Problem(f"there is no configuration file {path}", fix="check the path given to --config") from None
+        raise InputError(f"there is no configuration file {path}", fix="check the path given to --config") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise Problem(f"{path} is no TOML file", why=str(error), fix="see https://toml.io for the format") from error
+        raise InputError(f"{path} is no TOML file", why=str(error), fix="see https://toml.io for the format") from error
     tables = {key: cast("dict[str, Any]", value) for key, value in document.items() if isinstance(value, dict)}
     _check(path, "at the top", tables, _COMMANDS)
     top = {_name(key): value for key, value in document.items() if key not in tables}
@@ -54,4 +54,4 @@ def _check(path: Path, where: str, keys: Iterable[str], known: Iterable[str]) ->
         if key not in allowed:
             close = get_close_matches(key, allowed, 1)
             fix = f"did you mean {close[0]!r}?" if close else "remove it"
-            raise Problem(f"{path} has the unknown key {key!r} {where}", why=f"known: {', '.join(allowed)}", fix=fix)
+            raise InputError(f"{path} has the unknown key {key!r} {where}", why=f"known: {', '.join(allowed)}", fix=fix)

@@ -52,6 +52,23 @@ def figures(*columns: str, left: int = 1, indent: int = 0) -> Table:
     return table
 
 
+def show(console: Console, renderable: Any) -> None:
+    """Print a table; when piped, without spaces at the ends of lines."""
+    if console.is_terminal or console.record:
+        console.print(renderable)
+        return
+    with console.capture() as captured:
+        console.print(renderable)
+    for line in captured.get().splitlines():
+        console.file.write(line.rstrip() + "\n")
+
+
+def plural(count: int, noun: str) -> str:
+    """``1 pass``, ``2 passes``."""
+    ending = "" if count == 1 else "es" if noun.endswith("s") else "s"
+    return f"{count} {noun}{ending}"
+
+
 def escape(text: str) -> str:
     """Text with no markup in it."""
     from rich.markup import escape as escaped

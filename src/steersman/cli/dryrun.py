@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .console import figures
+from .console import figures, show
 from .models import Outline, size
-from .run import Run
+from .session import Run
 
 
-def show(
+def show_plan(
     run: Run, model: Outline, lines: Sequence[tuple[str, str]], document: Mapping[str, Any], *, extra_bytes: float
 ) -> None:
     """Print what would be done.
@@ -23,15 +23,22 @@ def show(
     total = model.bytes + extra_bytes
     if run.json_:
         memory = {"weights": model.bytes, "work": round(extra_bytes), "total": round(total)}
-        run.emit("steersman.dry-run/1", {"command": run.command, "model": model.as_json(), **document, "memory_bytes": memory})
+        run.emit(
+            "steersman.dry-run/1",
+            {"command": run.command, "model": model.as_json(), **document, "memory_bytes": memory},
+        )
         return
     table = figures("", "", left=2)
     table.show_header = False
-    for name, text in (*model.lines(), *lines, ("memory", f"about {size(total)}, {size(extra_bytes)} of it for the work")):
+    for name, text in (
+        *model.lines(),
+        *lines,
+        ("memory", f"about {size(total)}, {size(extra_bytes)} of it for the work"),
+    ):
         table.add_row(f"[dim]{name}[/]", text.replace("[", "\\["))
     for column in table.columns:
         column.no_wrap = False
-    run.out.print(table)
+    show(run.out, table)
     run.note("dry run: nothing was done")
 
 

@@ -12,7 +12,7 @@ OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 _NOT_USAGE = (BusyError, BoundaryError)
 
 
-class Problem(SteersmanError):
+class InputError(SteersmanError):
     """Something wrong with what the command line was given.
 
     Attributes:
@@ -50,7 +50,7 @@ def report(error: BaseException, *, verbose: bool = False) -> int:
 
 def explain(error: BaseException) -> tuple[str, str | None, str | None, int]:
     """What, why and fix of an error, and its exit code."""
-    if isinstance(error, Problem):
+    if isinstance(error, InputError):
         return error.what, error.why, error.fix, error.code
     if isinstance(error, SteersmanError):
         what, fix = _parted(str(error))
@@ -77,9 +77,31 @@ def _parted(message: str) -> tuple[str, str | None]:
 
 
 _REMEDIES = (
-    "give", "use", "name", "write", "shorten", "create", "take", "make", "load", "save", "upgrade", "leave", "extract",
-    "look", "count", "sample", "unset", "did", "for", "pass", "set", "call", "squeeze", "choose",
-)  # fmt: skip
+    "give",
+    "use",
+    "name",
+    "write",
+    "shorten",
+    "create",
+    "take",
+    "make",
+    "load",
+    "save",
+    "upgrade",
+    "leave",
+    "extract",
+    "look",
+    "count",
+    "sample",
+    "unset",
+    "did",
+    "for",
+    "pass",
+    "set",
+    "call",
+    "squeeze",
+    "choose",
+)
 
 
 def _plain(text: str) -> str:

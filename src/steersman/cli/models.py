@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SteersmanError
-from .failures import Problem
-from .run import go_offline
+from .failures import InputError
+from .session import go_offline
 
 if TYPE_CHECKING:
     from ..model import SteeringModel
@@ -46,29 +46,41 @@ class Outline:
         """Name and value of what a dry run says about it."""
         shape = self.shape
         return [
-            ("model", f"{self.name}: {shape.model_type}, {shape.n_layers} layers, width {shape.d_model}, {count(self.parameters)} parameters"),
+            (
+                "model",
+                f"{self.name}: {shape.model_type}, {shape.n_layers} layers, width {shape.d_model}, "
+                f"{count(self.parameters)} parameters",
+            ),
             ("weights", f"{size(self.bytes)} as {self.dtype} on {self.device}"),
-        ]  # fmt: skip
+        ]
 
     def as_json(self) -> dict[str, Any]:
         """The same as values."""
         return {
-            "name": self.name, "model_type": self.shape.model_type, "fingerprint": self.shape.fingerprint,
-            "layers": self.shape.n_layers, "d_model": self.shape.d_model, "parameters": self.parameters,
-            "weight_bytes": self.bytes, "dtype": self.dtype, "device": self.device,
-        }  # fmt: skip
+            "name": self.name,
+            "model_type": self.shape.model_type,
+            "fingerprint": self.shape.fingerprint,
+            "layers": self.shape.n_layers,
+            "d_model": self.shape.d_model,
+            "parameters": self.parameters,
+            "weight_bytes": self.bytes,
+            "dtype": self.dtype,
+            "device": self.device,
+        }
 
 
 def load(name: str, *, device: str | None, dtype: str | None, progress: bool) -> SteeringModel:
     """Load a model: ``demo``, a folder, or a hub id.
 
     Raises:
-        Problem: it is none of these, or cannot be read.
+        InputError: it is none of these, or cannot be read.
     """
     source = _checked(name, dtype)
     _quieten(progress and source != "demo" and not Path(source).is_dir())
     from ..model import SteeringModel
 
+    if source == "demo":
+        _one_thread()
     options: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
     place = _device(device)
     if place == "auto":
@@ -87,7 +99,7 @@ def outline(name: str, *, device: str | None, dtype: str | None) -> Outline:
     """A model's shape, size and tokenizer, from its configuration; no weights are read.
 
     Raises:
-        Problem, ArchitectureError: as loading would.
+        InputError, ArchitectureError: as loading would.
     """
     source = _checked(name, dtype)
     _quieten(False)
@@ -124,7 +136,7 @@ def max_positions(hf: Any) -> int | None:
 def _checked(name: str, dtype: str | None) -> str:
     """The model's name, after checks that need no heavy import."""
     if dtype is not None and dtype not in _DTYPES:
-        raise Problem(f"--dtype {dtype} is unknown", fix=f"use one of {', '.join(_DTYPES)}")
+        raise InputError(f"--dtype {dtype} is unknown", fix=f"use one of {', '.join(_DTYPES)}")
     if name == "demo":
         go_offline()
         _require_demo()
@@ -133,13 +145,21 @@ def _checked(name: str, dtype: str | None) -> str:
     path = Path(name).expanduser()
     if path.is_dir():
         if not any((path / file).is_file() for file in ("config.json", "steersman_edit.json")):
-            raise Problem(f"the folder {name} holds no model", why="it has no config.json", fix="give the folder that save_pretrained wrote")
+            raise InputError(
+                f"the folder {name} holds no model",
+                why="it has no config.json",
+                fix="give the folder that save_pretrained wrote",
+            )
         return str(path)
     if looks_local or path.is_file():
         why = "it is a file; a model is a folder" if path.is_file() else None
-        raise Problem(f"there is no model folder {name}", why=why, fix="give a folder, a Hugging Face id such as openai-community/gpt2, or demo")
+        raise InputError(
+            f"there is no model folder {name}",
+            why=why,
+            fix="give a folder, a Hugging Face id such as openai-community/gpt2, or demo",
+        )
     if get_close_matches(name, ["demo"], 1, 0.75):
-        raise Problem(f"there is no model {name!r}", fix="did you mean 'demo'?")
+        raise InputError(f"there is no model {name!r}", fix="did you mean 'demo'?")
     return name
 
 
@@ -147,12 +167,19 @@ def _require_demo() -> None:
     from ..demo import MODEL_FOLDER
 
     if not (MODEL_FOLDER / "config.json").is_file():
-        raise Problem(
+        raise InputError(
             "the embedded model is missing from this installation",
             why=f"there is no {MODEL_FOLDER / 'config.json'}",
             fix="install steersman again, or name another model",
             code=1,
         )
+
+
+def _one_thread() -> None:
+    """The embedded model is too small to gain from threads, and loses much where cores are busy."""
+    import torch
+
+    torch.set_num_threads(1)
 
 
 def _device(device: str | None) -> str:
@@ -167,10 +194,14 @@ def _device(device: str | None) -> str:
     try:
         place = torch.device(device)
     except RuntimeError:
-        raise Problem(f"--device {device} is unknown", fix="use cpu, cuda, cuda:1, mps or auto") from None
+        raise InputError(f"--device {device} is unknown", fix="use cpu, cuda, cuda:1, mps or auto") from None
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}.get(place.type, True)
     if not there or (place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count()):
-        raise Problem(f"--device {device} is not there", why=f"torch {torch.__version__} sees no such device here", fix="use --device cpu, or see steer doctor")
+        raise InputError(
+            f"--device {device} is not there",
+            why=f"torch {torch.__version__} sees no such device here",
+            fix="use --device cpu, or see steer doctor",
+        )
     return device
 
 
@@ -182,15 +213,18 @@ def _quieten(progress: bool) -> None:
         transformers.utils.logging.disable_progress_bar()
 
 
-def _unloadable(name: str, error: Exception) -> Problem:
+def _unloadable(name: str, error: Exception) -> InputError:
     text = (str(error) or type(error).__name__).strip()
     first = text.splitlines()[0]
     if Path(name).expanduser().is_dir():
-        return Problem(f"the model in {name} cannot be loaded", why=first, fix="see steer doctor, or run again with --verbose")
-    return Problem(
+        return InputError(
+            f"the model in {name} cannot be loaded", why=first, fix="see steer doctor, or run again with --verbose"
+        )
+    return InputError(
         f"the model {name} could not be loaded",
         why=first,
-        fix="give a folder, a Hugging Face id such as openai-community/gpt2, or demo; without a network, add --offline to use the cache",
+        fix="give a folder, a Hugging Face id such as openai-community/gpt2, or demo; without a network, add --offline "
+        "to use the cache",
     )
 
 

@@ -10,16 +10,17 @@ from typing import Annotated, Any
 import typer
 
 from . import config
-from .run import Run
+from .session import Run
 
 _OUTPUT, _STEERING, _SAMPLING = "Output and environment", "Steering", "Generation"
 
 
-def _shared(*names: str, help: str, **more: Any) -> Any:
+def _shared(*names: str, **more: Any) -> Any:
     """An option of every command; its variable is ``STEERSMAN_<NAME>``, whatever the command."""
     long = next(name for name in names if name.startswith("--"))
     variable = "STEERSMAN_" + long[2:].upper().replace("-", "_")
-    return typer.Option(*names, help=help, rich_help_panel=_OUTPUT, envvar=variable, show_envvar=False, **more)
+    more.setdefault("metavar", "")
+    return typer.Option(*names, rich_help_panel=_OUTPUT, envvar=variable, show_envvar=False, **more)
 
 
 def _load_config(ctx: typer.Context, value: Path | None) -> Path | None:
@@ -34,63 +35,128 @@ SHARED: dict[str, tuple[Any, Any]] = {
     "config": (
         Annotated[
             Path | None,
-            _shared("--config", help="Read settings from this TOML file.", is_eager=True, callback=_load_config),
+            _shared(
+                "--config",
+                metavar="FILE",
+                help="Read settings from this TOML file.",
+                is_eager=True,
+                callback=_load_config,
+            ),
         ],
         None,
     ),
     "json_": (Annotated[bool, _shared("--json", help="Print one JSON document instead of text.")], False),
-    "dry_run": (Annotated[bool, _shared("--dry-run", help="Say what would be done, and what it takes; do nothing.")], False),
+    "dry_run": (
+        Annotated[bool, _shared("--dry-run", help="Say what would be done, and what it takes; do nothing.")],
+        False,
+    ),
     "quiet": (Annotated[bool, _shared("--quiet", "-q", help="Print results and errors only.")], False),
     "verbose": (Annotated[bool, _shared("--verbose", help="Print warnings of all libraries, and tracebacks.")], False),
-    "seed": (Annotated[int, _shared("--seed", help="Seed of everything random.")], 0),
+    "seed": (Annotated[int, _shared("--seed", metavar="N", help="Seed of everything random.")], 0),
     "device": (
-        Annotated[str | None, _shared("--device", help="cpu, cuda, cuda:1, mps, or auto (several devices).", show_default="what there is")],
+        Annotated[
+            str | None,
+            _shared(
+                "--device",
+                metavar="DEVICE",
+                help="cpu, cuda, cuda:1, mps, or auto (several devices).",
+                show_default="what there is",
+            ),
+        ],
         None,
     ),
     "dtype": (
-        Annotated[str | None, _shared("--dtype", help="float32, bfloat16, float16, or auto (as stored).", show_default="auto")],
+        Annotated[
+            str | None,
+            _shared(
+                "--dtype", metavar="DTYPE", help="float32, bfloat16, float16, or auto (as stored).", show_default="auto"
+            ),
+        ],
         None,
     ),
     "offline": (Annotated[bool, _shared("--offline", help="Never look at the network.")], False),
 }
 
+
+def _steering(*names: str, **more: Any) -> Any:
+    return typer.Option(*names, rich_help_panel=_STEERING, show_envvar=False, **more)
+
+
+def _generation(*names: str, **more: Any) -> Any:
+    return typer.Option(*names, rich_help_panel=_SAMPLING, show_envvar=False, **more)
+
+
+_VECTOR_HELP = "NAME|PATH|ORG/REPO, then :STRENGTH and @LAYERS, such as happy:1.5@10-14. Repeat to combine."
+_OPERATION_HELP = "What the vectors do: add, ablate, clamp (with --value), affine (--alpha), rotate (--angle)."
+_WHERE_HELP = 'Which tokens: last+generation, all, prompt\\[a:b], after("text"), ...'
+_Text, _Number, _Count = str | None, float | None, int | None
+
 STEERING: dict[str, tuple[Any, Any]] = {
-    "vector": (
-        Annotated[
-            list[str] | None,
-            typer.Option("--vector", "-v", metavar="VECTOR", rich_help_panel=_STEERING,
-                         help="NAME|PATH|ORG/REPO, then :STRENGTH and @LAYERS, such as happy:1.5@10-14. Repeat to combine."),
-        ],
-        None,
-    ),
+    "vector": (Annotated[list[str] | None, _steering("--vector", "-v", metavar="VECTOR", help=_VECTOR_HELP)], None),
     "vectors": (
-        Annotated[Path, typer.Option("--vectors", metavar="DIR", rich_help_panel=_STEERING, help="Where a NAME is looked up first.")],
+        Annotated[Path, _steering("--vectors", metavar="DIR", help="Where a NAME is looked up first.")],
         Path("."),
     ),
     "plan": (
-        Annotated[Path | None, typer.Option("--plan", metavar="FILE", rich_help_panel=_STEERING, help="A saved plan; it acts before the vectors.")],
+        Annotated[Path | None, _steering("--plan", metavar="FILE", help="A saved plan; it acts before the vectors.")],
         None,
     ),
-    "operation": (
-        Annotated[str, typer.Option("--operation", rich_help_panel=_STEERING, help="What the vectors do: add, ablate, clamp (with --value), affine (--alpha), rotate (--angle).")],
-        "add",
+    "operation": (Annotated[str, _steering("--operation", metavar="NAME", help=_OPERATION_HELP)], "add"),
+    "value": (
+        Annotated[_Number, _steering("--value", metavar="X", help="clamp: the projection to set, in residual units.")],
+        None,
     ),
-    "value": (Annotated[float | None, typer.Option("--value", rich_help_panel=_STEERING, help="clamp: the projection to set, in residual units.")], None),
-    "alpha": (Annotated[float | None, typer.Option("--alpha", rich_help_panel=_STEERING, help="affine: 0 is the negative class mean, 1 the positive one.")], None),
-    "angle": (Annotated[float | None, typer.Option("--angle", rich_help_panel=_STEERING, help="rotate: the angle to the vector, in radians.")], None),
-    "unit": (Annotated[str | None, typer.Option("--unit", rich_help_panel=_STEERING, help="add: count strength in norm (the residual's) or gap (between the classes).", show_default="as stored")], None),
+    "alpha": (
+        Annotated[
+            _Number, _steering("--alpha", metavar="X", help="affine: 0 is the negative class mean, 1 the positive.")
+        ],
+        None,
+    ),
+    "angle": (
+        Annotated[_Number, _steering("--angle", metavar="X", help="rotate: the angle to the vector, in radians.")],
+        None,
+    ),
+    "unit": (
+        Annotated[
+            _Text,
+            _steering(
+                "--unit",
+                metavar="UNIT",
+                help="add: count strength in norm (the residual's) or gap (between the classes).",
+                show_default="as stored",
+            ),
+        ],
+        None,
+    ),
     "positions": (
-        Annotated[str | None, typer.Option("--positions", rich_help_panel=_STEERING, help='Which tokens: last+generation, all, prompt[a:b], after("text"), ...', show_default="the operation's own")],
+        Annotated[
+            _Text, _steering("--positions", metavar="WHERE", help=_WHERE_HELP, show_default="the operation's own")
+        ],
         None,
     ),
-}  # fmt: skip
+}
 
 SAMPLING: dict[str, tuple[Any, Any]] = {
-    "max_new_tokens": (Annotated[int, typer.Option("--max-new-tokens", "-n", min=1, rich_help_panel=_SAMPLING, help="Tokens to generate at most.")], 40),
-    "temperature": (Annotated[float | None, typer.Option("--temperature", rich_help_panel=_SAMPLING, help="Sample at this temperature.", show_default="greedy")], None),
-    "top_p": (Annotated[float | None, typer.Option("--top-p", rich_help_panel=_SAMPLING, help="Sample from the smallest set of tokens with this probability.")], None),
-    "top_k": (Annotated[int | None, typer.Option("--top-k", rich_help_panel=_SAMPLING, help="Sample from the k likeliest tokens.")], None),
-}  # fmt: skip
+    "max_new_tokens": (
+        Annotated[int, _generation("--max-new-tokens", "-n", metavar="N", min=1, help="Tokens to generate at most.")],
+        40,
+    ),
+    "temperature": (
+        Annotated[
+            _Number,
+            _generation("--temperature", metavar="X", help="Sample at this temperature.", show_default="greedy"),
+        ],
+        None,
+    ),
+    "top_p": (
+        Annotated[
+            _Number,
+            _generation("--top-p", metavar="P", help="Sample from the smallest set of tokens with this probability."),
+        ],
+        None,
+    ),
+    "top_k": (Annotated[_Count, _generation("--top-k", metavar="K", help="Sample from the k likeliest tokens.")], None),
+}
 
 
 def command(*, steering: bool = False, sampling: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:

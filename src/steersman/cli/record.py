@@ -17,7 +17,7 @@ from ..files.atomic import replacing
 
 if TYPE_CHECKING:
     from ..model import SteeringModel
-    from .run import Run
+    from .session import Run
 
 _PACKAGES = ("torch", "transformers", "safetensors", "huggingface-hub", "tokenizers", "accelerate", "numpy", "scipy")
 RUN_FILE = "run.json"
@@ -28,7 +28,7 @@ def write(run: Run, outputs: Sequence[Path], details: Mapping[str, Any]) -> Path
 
     A record that is already there, of other outputs that still exist, is kept under ``<output>.run.json``.
     """
-    from .run import as_json
+    from .session import as_json
 
     target = outputs[0].parent / RUN_FILE
     _keep_earlier(target, {path.name for path in outputs})
@@ -89,7 +89,9 @@ def hardware() -> dict[str, Any]:
     """The machine, in words."""
     import torch
 
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    gpus = (
+        [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    )
     return {
         "system": f"{platform.system()} {platform.release()}",
         "machine": platform.machine(),

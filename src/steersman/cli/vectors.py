@@ -7,14 +7,14 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .failures import Problem
+from .failures import InputError
 
 if TYPE_CHECKING:
     from ..model import SteeringModel
     from ..plan import Plan
     from ..shape import ModelShape
     from ..vector import SteeringVector
-    from .run import Run
+    from .session import Run
 
 #: operation -> the option that it needs
 OPERATIONS = {"add": None, "ablate": None, "clamp": "value", "affine": "alpha", "rotate": "angle"}
@@ -76,26 +76,34 @@ def assemble(run: Run, document: Mapping[str, Any], entries: Mapping[str, Any]) 
 
 
 def check_operation(run: Run) -> None:
-    """Raise Problem unless the operation exists and has the options it needs, and no others."""
+    """Raise InputError unless the operation exists and has the options it needs, and no others."""
     operation = run.steering["operation"]
     if operation not in OPERATIONS:
         close = get_close_matches(operation, OPERATIONS, 1)
-        raise Problem(f"--operation {operation} is unknown", fix=f"did you mean {close[0]}?" if close else f"use one of {', '.join(OPERATIONS)}")
+        raise InputError(
+            f"--operation {operation} is unknown",
+            fix=f"did you mean {close[0]}?" if close else f"use one of {', '.join(OPERATIONS)}",
+        )
     for other, option in OPERATIONS.items():
         given = option is not None and run.steering[option] is not None
         if given and other != operation:
-            raise Problem(f"--{option} belongs to --operation {other}, not to {operation}", fix=f"add --operation {other}, or leave --{option} out")
+            raise InputError(
+                f"--{option} belongs to --operation {other}, not to {operation}",
+                fix=f"add --operation {other}, or leave --{option} out",
+            )
         if option is not None and other == operation and not given:
-            raise Problem(f"--operation {operation} needs --{option}", fix=f"for example --{option} 1.0")
+            raise InputError(f"--operation {operation} needs --{option}", fix=f"for example --{option} 1.0")
     if run.steering["unit"] is not None and (operation != "add" or run.steering["unit"] not in ("norm", "gap")):
-        raise Problem("--unit counts the strength of --operation add", fix="use --unit norm or --unit gap, with --operation add")
+        raise InputError(
+            "--unit counts the strength of --operation add", fix="use --unit norm or --unit gap, with --operation add"
+        )
 
 
 def find(run: Run, name: str, model: SteeringModel | None) -> SteeringVector:
     """A vector by path, by name in ``--vectors``, packaged with the demo, or on the hub.
 
     Raises:
-        Problem: there is none, with what is there instead.
+        InputError: there is none, with what is there instead.
     """
     from ..vector import SteeringVector
 
@@ -149,13 +157,14 @@ def _from_hub(name: str) -> SteeringVector:
         return SteeringVector.from_pretrained(name)
     except OSError as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise Problem(
-            f"no vector {name}", why=f"there is no such file here, and the hub says: {first}",
+        raise InputError(
+            f"no vector {name}",
+            why=f"there is no such file here, and the hub says: {first}",
             fix="check the name, the network, and HF_TOKEN if it is private",
-        ) from error  # fmt: skip
+        ) from error
 
 
-def _missing(name: str, folder: Path) -> Problem:
+def _missing(name: str, folder: Path) -> InputError:
     from ..demo import VECTORS
 
     if name.endswith(".safetensors") or Path(name).parent != Path("."):
@@ -163,13 +172,13 @@ def _missing(name: str, folder: Path) -> Problem:
         near = [p.name for p in path.parent.glob("*.safetensors")] if path.parent.is_dir() else []
         close = get_close_matches(path.name, near, 1)
         fix = f"did you mean {path.parent / close[0]}?" if close else "check the path"
-        return Problem(f"there is no vector file {name}", fix=fix)
+        return InputError(f"there is no vector file {name}", fix=fix)
     there = sorted({p.stem for p in folder.glob("*.safetensors")}) if folder.is_dir() else []
     close = get_close_matches(name, [*there, *VECTORS], 1)
     where = "the current folder" if folder == Path(".") else str(folder)
     why = f"in {where}: {_listed(there)}; packaged: {', '.join(VECTORS)}"
     fix = f"did you mean {close[0]!r}?" if close else "name one of these, a file, or extract one with: steer extract"
-    return Problem(f"there is no vector {name!r}", why=why, fix=fix)
+    return InputError(f"there is no vector {name!r}", why=why, fix=fix)
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -180,5 +189,7 @@ def _listed(names: Sequence[str]) -> str:
 def _chosen_direction(vector: SteeringVector) -> Any:
     """The one direction of a vector that is removed everywhere."""
     if vector.layer is None:
-        raise Problem(f"{vector.label} has no chosen layer", why="its quality was not measured", fix="name one: NAME@LAYER")
+        raise InputError(
+            f"{vector.label} has no chosen layer", why="its quality was not measured", fix="name one: NAME@LAYER"
+        )
     return vector[vector.layer]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .. import __version__
-from .run import Run
+from .session import Run
 
 
 def version(run: Run) -> None:

@@ -11,8 +11,10 @@ from typing import Any, cast
 
 from ..errors import DataError
 
-#: A text, or a chat as a list of {"role", "content"}.
-Example = str | Sequence[Mapping[str, Any]]
+#: A prompt (a text or a chat) and the text of the response to it.
+Continued = tuple[str | Sequence[Mapping[str, Any]], str]
+#: A text, a chat as a list of {"role", "content"}, or a (prompt, response) tuple.
+Example = str | Sequence[Mapping[str, Any]] | Continued
 
 _POSITIVE_LABELS = ("1", "positive", "pos", "true", "yes")
 _NEGATIVE_LABELS = ("0", "-1", "negative", "neg", "false", "no")
@@ -25,7 +27,7 @@ class ContrastPairs:
     Equally many are pairs, the n-th with the n-th, unless ``paired=False``; unequal numbers are two classes.
 
     Attributes:
-        positive, negative: texts or chats.
+        positive, negative: texts, chats, or (prompt, response) tuples.
         paired: whether they go together one by one.
         sources: of each item, what it was made from (a template, a question); items of one source are never split
             between fitting and held-out measurement. By default each pair (or example) is a source of its own.
@@ -84,7 +86,9 @@ class ContrastPairs:
         return [f"+{i}" for i in range(len(self.positive))], [f"-{i}" for i in range(len(self.negative))]
 
     @classmethod
-    def from_records(cls, records: Iterable[Mapping[str, Any]], *, origin: str = "the data", **options: Any) -> ContrastPairs:
+    def from_records(
+        cls, records: Iterable[Mapping[str, Any]], *, origin: str = "the data", **options: Any
+    ) -> ContrastPairs:
         """From mappings: either ``positive`` and ``negative`` in each (pairs), or ``text`` and ``label`` (two classes).
 
         A ``source`` column, if there is one, groups items. Labels are 1/0, positive/negative, true/false.
@@ -182,7 +186,20 @@ def _is_positive(label: object, number: int, origin: str) -> bool:
     raise DataError(f"{origin}: item {number} has the label {label!r}; use 1 and 0, or positive and negative")
 
 
+def is_continued(item: object) -> bool:
+    """Whether an example is a (prompt, response) tuple: a tuple, not a list, of a text or a chat and a text."""
+    if not isinstance(item, tuple) or len(cast("tuple[object, ...]", item)) != 2:
+        return False
+    prompt, response = cast("tuple[object, object]", item)
+    return isinstance(response, str) and isinstance(prompt, str | Sequence)
+
+
 def _check_example(item: object, what: str) -> None:
+    if is_continued(item):
+        prompt, response = cast(Continued, item)
+        _check_example(prompt, f"the prompt of {what}")
+        _check_example(response, f"the response of {what}")
+        return
     if isinstance(item, str):
         if not item.strip():
             raise DataError(f"{what} is empty")
@@ -193,5 +210,6 @@ def _check_example(item: object, what: str) -> None:
         for m in cast("Sequence[object]", item)
     ):
         raise DataError(
-            f'{what} is a {type(item).__name__}; it must be a text, or a chat: a list of {{"role": ..., "content": ...}}'
+            f"{what} is a {type(item).__name__}; it must be a text, a (prompt, response) tuple, or a chat: a list of "
+            '{"role": ..., "content": ...}'
         )

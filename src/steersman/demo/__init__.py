@@ -37,23 +37,23 @@ def demo_model(**options: Any) -> SteeringModel:
     return SteeringModel.from_pretrained("demo", **options)
 
 
-def pairs(name: str, **options: Any) -> ContrastPairs:
+def pairs(which: str, **options: Any) -> ContrastPairs:
     """A packaged set of contrast pairs, one of :data:`PAIRS`.
 
     Args:
-        name: of the set.
-        options: as of :meth:`steersman.ContrastPairs.from_jsonl`.
+        which: the set.
+        options: as of :meth:`steersman.ContrastPairs.from_jsonl`; the pairs' name is that of the set unless given.
     """
     from ..data import ContrastPairs
 
-    if name not in PAIRS:
-        raise DataError(f"there is no packaged set {name!r}; use one of {', '.join(PAIRS)}")
-    options["name"] = options.get("name") or name
-    return ContrastPairs.from_jsonl(DATA_FOLDER / f"{name}.jsonl", **options)
+    if which not in PAIRS:
+        raise DataError(f"there is no packaged set {which!r}; use one of {', '.join(PAIRS)}")
+    options["name"] = options.get("name") or which
+    return ContrastPairs.from_jsonl(DATA_FOLDER / f"{which}.jsonl", **options)
 
 
 def vector(name: str, model: SteeringModel) -> SteeringVector:
-    """A packaged vector, one of :data:`VECTORS`, extracted from its pairs on a model: takes about a second on the embedded one."""
+    """A packaged vector, one of :data:`VECTORS`, extracted from its pairs on a model."""
     from ..extraction import extract
 
     if name not in VECTORS:

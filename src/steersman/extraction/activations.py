@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,12 +12,13 @@ from ..errors import DataError, PromptError
 from ..model import SteeringModel
 from ..model.hooks import read_sites
 from ..model.hooks.reading import stop_after
-from ..model.tokens import Prompt, Prompts, listed
+from ..model.tokens import Prompts, listed
 from ..plan import PlanLike
-from ..sites import Indices, Sites, check_component, layer_indices, site as whole_site
+from ..sites import Indices, Sites, check_component, layer_indices
+from ..sites import site as whole_site
 from ..values import LayerValues
 from ..vector import Origin
-from .reading import Read, ReadLike, special_ids
+from .reading import Item, Read, ReadLike, Text, Texts, listed_texts, prepare
 
 #: Padded tokens per forward pass. Larger passes gain nothing on a CPU; a GPU takes more through ``token_budget=``.
 TOKEN_BUDGET = 2048
@@ -31,16 +31,9 @@ class Activations(LayerValues):
         return len(self[self.layers[0]])
 
 
-@dataclass(frozen=True)
-class _Item:
-    number: int
-    ids: list[int]
-    read: list[int]
-
-
 def activations(
     model: SteeringModel,
-    texts: Prompts,
+    texts: Texts,
     *,
     layers: str | Indices = "all",
     site: str = "resid_post",
@@ -52,10 +45,11 @@ def activations(
 
     Args:
         model: the model.
-        texts: texts or chats.
+        texts: texts, chats, or ``(prompt, response)`` tuples.
         layers: indices, a range ``"4-8"``, or ``"all"``.
         site: the component.
-        read: ``"last"``, ``"mean"`` (special tokens excluded), or the index of a token.
+        read: ``"last"``, ``"mean"`` (special tokens excluded), ``"response"``, ``"answer"``, ``after("text")``, or the
+            index of a token; see :mod:`steersman.extraction.reading`.
         steer: a plan in force meanwhile.
         token_budget: padded tokens per forward pass.
 
@@ -65,7 +59,7 @@ def activations(
     Raises:
         PromptError, DataError, MismatchError: before any forward pass.
     """
-    items, _ = listed(texts)
+    items = listed_texts(texts)
     chosen = resolve_layers(model, layers, site)
     rows: dict[int, list[Tensor]] = {layer: [torch.empty(0)] * len(items) for layer in chosen}
 
@@ -160,7 +154,7 @@ def per_unit(model: SteeringModel, site: str, values: Tensor) -> Tensor:
 
 def visit(
     model: SteeringModel,
-    items: Sequence[Prompt],
+    items: Sequence[Text],
     layers: Sequence[int],
     site: str,
     read: Read | None,
@@ -177,13 +171,7 @@ def visit(
         receive: called with (item number, layer, float32 values on the CPU): ``[width]``, or ``[seq, width]``.
         norms: if given, collects per layer the norm of every token but the first of each text.
     """
-    special = special_ids(model.tokenizer)
-    encoded = [model.tokens.encode(item) for item in items]
-    prepared = [
-        _Item(i, ids, list(range(len(ids))) if read is None else read.tokens(ids, special, f"text {i}"))
-        for i, ids in enumerate(encoded)
-    ]
-    model.check_length(encoded)
+    prepared = prepare(model, items, read)
     places = [(site, layer) for layer in layers]
     for group in batches(prepared, token_budget):
         batch = model.tokens.batch([item.ids for item in group])
@@ -204,11 +192,11 @@ def visit(
                 receive(item.number, layer, (picked if read is None else picked.mean(0)).cpu())
 
 
-def batches(items: Sequence[_Item], budget: int) -> Iterator[list[_Item]]:
+def batches(items: Sequence[Item], budget: int) -> Iterator[list[Item]]:
     """Groups of items of similar length whose padded size stays within the budget (one item always fits)."""
     if budget < 1:
         raise PromptError(f"token_budget must be at least 1, got {budget}")
-    group: list[_Item] = []
+    group: list[Item] = []
     for item in sorted(items, key=lambda item: len(item.ids)):
         if group and len(item.ids) * (len(group) + 1) > budget:
             yield group

@@ -12,15 +12,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor
 
-from .methods import Method
+from .consistency import Consistency, consistency
+from .methods import Compute
 
 #: Below this many held-out items per class nothing is measured.
 FEWEST = 8
 FOLDS = 5
 RESAMPLES = 1000
+#: Exchanges of labels that the control is averaged over.
+SHUFFLES = 10
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,9 @@ class LayerQuality:
         accuracy_interval: its 95% interval, bootstrapped over sources.
         auroc, auroc_interval: probability that a positive item projects above a negative one, folds averaged.
         d_prime: distance of the projected class means in pooled standard deviations.
-        shuffled: accuracy of the same procedure with labels shuffled by source: what chance gives here.
-        gap_to_norm: the gap over the layer's median residual norm.
+        shuffled: accuracy of the same procedure with labels shuffled by source, averaged over ``SHUFFLES`` shuffles:
+            what chance gives here.
+        consistency: how alike the differences of the pairs are; None for classes that are no pairs.
     """
 
     accuracy: float
@@ -42,15 +45,16 @@ class LayerQuality:
     auroc_interval: tuple[float, float]
     d_prime: float
     shuffled: float
-    gap_to_norm: float | None
+    consistency: Consistency | None = None
 
 
 def measure(
     positive: Tensor,
     negative: Tensor,
     groups: tuple[Sequence[str], Sequence[str]],
-    method: Method,
+    method: Compute,
     *,
+    paired: bool = False,
     seed: int = 0,
 ) -> LayerQuality | None:
     """Held-out quality at one layer, or None with fewer than ``FEWEST`` items or sources in a class.
@@ -59,17 +63,21 @@ def measure(
         positive, negative: activations ``[n, width]`` and ``[m, width]``.
         groups: the source of each of them.
         method: computes the direction.
+        paired: whether the n-th positive and negative item belong together.
         seed: of folds, shuffles and bootstrap.
     """
     if min(len(positive), len(negative), len(set(groups[0])), len(set(groups[1]))) < FEWEST:
         return None
     values = torch.cat([positive, negative]).double()
     labels = np.r_[np.ones(len(positive), bool), np.zeros(len(negative), bool)]
+    numbers = np.r_[np.arange(len(positive)), np.arange(len(negative))]
     names, sources = np.unique(np.array([*groups[0], *groups[1]]), return_inverse=True)
     rng = np.random.default_rng(seed)
     folds = rng.permutation(len(names))[sources] % FOLDS
-    scores, correct = _held_out(values, labels, folds, method)
-    shuffled = _held_out(values, _shuffled(labels, sources, rng), folds, method)[1].mean()
+    scores, correct = _held_out(values, labels, numbers, folds, method)
+    shuffled = np.mean(
+        [_held_out(values, _shuffled(labels, sources, rng), numbers, folds, method)[1].mean() for _ in range(SHUFFLES)]
+    )
     counts = np.bincount(sources, minlength=len(names))
     right = np.bincount(sources, weights=correct, minlength=len(names))
     picks = rng.integers(0, len(names), (RESAMPLES, len(names)))
@@ -84,17 +92,24 @@ def measure(
         auroc_interval=_interval(aurocs),
         d_prime=float((high.mean() - low.mean()) / pooled) if pooled else float("inf"),
         shuffled=float(shuffled),
-        gap_to_norm=None,
+        consistency=consistency(positive.double(), negative.double(), groups[0], seed=seed) if paired else None,
     )
 
 
-def _held_out(values: Tensor, labels: np.ndarray, folds: np.ndarray, method: Method) -> tuple[np.ndarray, np.ndarray]:
-    """Each item's projection, measured from the midpoint in units of the gap, and whether its side is right."""
+def _held_out(
+    values: Tensor, labels: np.ndarray, numbers: np.ndarray, folds: np.ndarray, method: Compute
+) -> tuple[np.ndarray, np.ndarray]:
+    """Each item's projection, measured from the midpoint in units of the gap, and whether its side is right.
+
+    The method sees the items of a class in the order of their numbers, so that pairs stay aligned also when labels are
+    exchanged.
+    """
+    by_number = np.argsort(numbers, kind="stable")
     scores = np.zeros(len(labels))
     for fold in np.unique(folds):
         inside = folds == fold
-        fit_positive = values[torch.from_numpy(~inside & labels)]
-        fit_negative = values[torch.from_numpy(~inside & ~labels)]
+        fit_positive = values[by_number[(~inside & labels)[by_number]]]
+        fit_negative = values[by_number[(~inside & ~labels)[by_number]]]
         if not len(fit_positive) or not len(fit_negative):
             continue
         direction = method(fit_positive, fit_negative).double()
@@ -105,8 +120,12 @@ def _held_out(values: Tensor, labels: np.ndarray, folds: np.ndarray, method: Met
 
 
 def _shuffled(labels: np.ndarray, sources: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Labels exchanged at random: flipped within half of the sources if these hold both classes, else permuted."""
-    flips = rng.permutation(np.arange(sources.max() + 1) % 2).astype(bool)
+    """Labels exchanged at random: flipped within sources if these hold both classes, else permuted.
+
+    Each source is flipped by a coin of its own. With exactly half of them flipped, a fold with more flips than the rest
+    would be scored by a direction that points away from it, and the control would lie below chance.
+    """
+    flips = rng.random(sources.max() + 1) < 0.5
     mixed = [len(set(labels[sources == s])) > 1 for s in range(sources.max() + 1)]
     return labels ^ flips[sources] if all(mixed) else rng.permutation(labels)
 
@@ -115,7 +134,9 @@ def _auroc(scores: np.ndarray, labels: np.ndarray) -> float:
     high, low = scores[labels], scores[~labels]
     if not len(high) or not len(low):
         return float("nan")
-    return float(stats.mannwhitneyu(high, low).statistic / (len(high) * len(low)))
+    ordered = np.sort(low)  # how many low items each high one beats, a tie counting half
+    beaten = np.searchsorted(ordered, high, "left") + np.searchsorted(ordered, high, "right")
+    return float(beaten.mean() / (2 * len(low)))
 
 
 def _bootstrap_auroc(scores: np.ndarray, labels: np.ndarray, sources: np.ndarray, picks: np.ndarray) -> np.ndarray:
@@ -130,14 +151,20 @@ def _interval(values: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def report(layers: dict[int, LayerQuality | None], norms: dict[int, float], gaps: dict[int, float]) -> dict[str, Any] | None:
-    """What a vector stores as its quality: figures by layer, as JSON-able values; None if nothing was measured."""
+def report(
+    layers: dict[int, LayerQuality | None], norms: dict[int, float], gaps: dict[int, float], warnings: list[str]
+) -> dict[str, Any] | None:
+    """What a vector stores as its quality: figures by layer, as JSON-able values; None if nothing was measured.
+
+    To the figures of :class:`LayerQuality` it adds the ``gap`` and ``gap_to_norm``, the gap over the layer's median
+    residual norm; and to the whole the ``warnings`` about the examples.
+    """
     found = {str(layer): asdict(quality) for layer, quality in layers.items() if quality is not None}
     for key, figures in found.items():
-        layer = int(key)
-        figures |= {"gap_to_norm": gaps[layer] / norms[layer] if norms.get(layer) and layer in gaps else None}
+        gap, norm = gaps.get(int(key)), norms.get(int(key))
+        figures |= {"gap": gap, "gap_to_norm": gap / norm if gap is not None and norm else None}
         figures |= {name: list(figures[name]) for name in ("accuracy_interval", "auroc_interval")}
-    return {"layers": found, "folds": FOLDS} if found else None
+    return {"layers": found, "folds": FOLDS, "warnings": warnings} if found else None
 
 
 def best_layer(layers: dict[int, LayerQuality | None]) -> int | None:

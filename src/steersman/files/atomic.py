@@ -20,9 +20,11 @@ def replacing(path: str | Path) -> Generator[Path]:
     if not target.parent.is_dir():
         raise FileNotFoundError(f"cannot write {target}: the folder {target.parent} does not exist; create it first")
     temporary = target.parent / f".{target.name[:40]}.{secrets.token_hex(8)}.part"
-    temporary.touch(0o666, exist_ok=False)  # the umask applies
+    temporary.touch(0o666, exist_ok=False)
+    mode = temporary.stat().st_mode  # what the umask left of it; whoever writes may put a file of its own in its place
     try:
         yield temporary
+        temporary.chmod(mode)
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         temporary.replace(target)

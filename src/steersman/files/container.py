@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,6 +24,8 @@ FORMAT_VERSION = 1
 MAX_HEADER = 100 * 1024 * 1024
 #: What the tensors of a native file may be; float32 as written.
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+Inspected = TypeVar("Inspected")
 
 
 def write(path: str | Path, kind: str, tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> str:
@@ -55,11 +57,30 @@ def read(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]
     source = Path(path)
     if not source.is_file():
         raise FileNotFoundError(f"there is no file {source}")
+    return _load(source, lambda found: _document(source, kind, found))
+
+
+def tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of any safetensors file, the tensors checked like those of a native one."""
+    return _load(Path(path), lambda found: found)
+
+
+def metadata(path: str | Path) -> dict[str, str]:
+    """The metadata of a safetensors file, empty for one that has none or is none."""
+    try:
+        _check_header(Path(path))
+        with safe_open(path, "pt") as opened:
+            return cast("dict[str, str]", opened.metadata() or {})
+    except (SafetensorError, FileFormatError, OSError, UnicodeDecodeError):
+        return {}
+
+
+def _load(source: Path, inspect: Callable[[dict[str, str]], Inspected]) -> tuple[dict[str, Tensor], Inspected]:
+    """The tensors, read after the metadata was found good."""
     _check_header(source)
     try:
         with safe_open(source, "pt") as opened:
-            found = cast("dict[str, str]", opened.metadata() or {})
-            document = _document(source, kind, found)
+            found = inspect(cast("dict[str, str]", opened.metadata() or {}))
             tensors = {name: cast(Tensor, opened.get_tensor(name)) for name in opened.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, UnicodeDecodeError) as error:
         raise FileFormatError(f"{source} is damaged or no safetensors file: {error}") from error
@@ -68,7 +89,7 @@ def read(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]
             raise FileFormatError(f"{source}: tensor {name!r} is of {tensor.dtype}; real numbers are expected")
         if not bool(torch.isfinite(tensor).all()):
             raise FileFormatError(f"{source}: tensor {name!r} holds NaN or infinite numbers")
-    return tensors, document
+    return tensors, found
 
 
 def as_stored(value: Any, what: str) -> Any:

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from typing import Any
 
 from ..errors import UnsupportedError
 from .architecture import Architecture
+
+_HOOKS = (
+    *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
+    *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_backward_hooks", "_backward_pre_hooks"),
+)
 
 
 def second_tree(architecture: Architecture) -> Any:
@@ -24,14 +30,10 @@ def second_tree(architecture: Architecture) -> Any:
     if getattr(hf, "is_quantized", False) or getattr(hf, "hf_quantizer", None) is not None:
         raise UnsupportedError(f"{name} is quantised, so its modules cannot stand twice; {remedy}")
     shared = {id(tensor): tensor for tensor in (*hf.parameters(), *hf.buffers())}
-    twin = copy.deepcopy(hf, shared)
+    # Hooks are left behind rather than copied: those of a context in force would drag the whole engine along.
+    none = {id(getattr(module, kind)): OrderedDict[int, Any]() for module in hf.modules() for kind in _HOOKS}
+    twin = copy.deepcopy(hf, {**shared, **none})
     for module in twin.modules():
         if getattr(module, "_output_capturing_hooks_installed", False):
             module._output_capturing_hooks_installed = False  # transformers installs its own anew when asked
-        module._forward_hooks.clear()
-        module._forward_pre_hooks.clear()
-        module._backward_hooks.clear()
-        module._backward_pre_hooks.clear()
-        for kind in ("_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks_with_kwargs"):
-            getattr(module, kind).clear()
     return twin

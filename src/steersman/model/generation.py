@@ -69,7 +69,8 @@ class Generation:
             top_k=50, top_p=1.0, num_beams=self.num_beams, num_return_sequences=1,
             pad_token_id=pad_id, return_dict_in_generate=False, disable_compile=True,
         )  # fmt: skip
-        arguments: dict[str, Any] = {"generation_config": own, **self.options}
+        rest: dict[str, Any] = own.update(**self.options)  # what is no setting, such as processors
+        arguments: dict[str, Any] = {"generation_config": own, **rest}
         if self.sampled and self.num_beams > 1:
             temperature, top_k, top_p = self.sampled
             own.update(do_sample=True, temperature=temperature, top_k=top_k, top_p=top_p)
@@ -82,6 +83,13 @@ class Generation:
         if self.stops:
             arguments |= {"stop_strings": self.stops, "tokenizer": tokenizer}
         return arguments
+
+    def until_end(self, ids: list[int], config: Any) -> list[int]:
+        """The tokens up to the one that ended the text; what follows fills the batch, perhaps with ordinary tokens."""
+        ends: Any = self.options.get("eos_token_id", getattr(config, "eos_token_id", None))
+        ends = {ends} if isinstance(ends, int) else set(ends or ())
+        last = next((place for place, token in enumerate(ids) if token in ends), len(ids))
+        return ids[: last + 1]
 
     def cut(self, text: str) -> str:
         """The text before the first stop string."""

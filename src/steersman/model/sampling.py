@@ -91,6 +91,7 @@ class Draw(LogitsProcessor):
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """The scores ``[rows, vocab]`` with all but the drawn token at minus infinity."""
         cumulative = torch.softmax(scores.double(), dim=-1).cumsum(-1)
         draws = torch.stack([torch.rand((), generator=g, dtype=torch.float64) for g in self.generators])
         targets = draws.to(scores.device)[:, None] * cumulative[:, -1:]

@@ -45,12 +45,14 @@ class SteeringModel:
         ArchitectureError: when its parts cannot be found, or fail the proof that they are the right ones.
     """
 
-    def __init__(self, hf_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, name: str | None = None) -> None:
+    def __init__(
+        self, hf_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, name: str | None = None
+    ) -> None:
         self.architecture = find_architecture(hf_model, name=name)
         self.tokenizer = tokenizer
         self.tokens = Tokens(tokenizer)
         self.plan = Plan()
-        self._hf = hf_model
+        self._hf: Any = hf_model
         self._engine = HookEngine(self.architecture, self.tokens.find_marker)
         self._contexts = Contexts()
         self._held: HeldTree | None = HeldTree(self._engine)
@@ -96,14 +98,18 @@ class SteeringModel:
     @property
     def device(self) -> torch.device:
         """Where its input goes."""
-        return next(self.architecture.embedding.parameters()).device
+        embedding = self.architecture.embedding
+        offloaded = getattr(getattr(embedding, "_hf_hook", None), "execution_device", None)  # else its weights tell
+        if offloaded is not None:
+            return torch.device("cuda", offloaded) if isinstance(offloaded, int) else torch.device(offloaded)
+        return next(embedding.parameters()).device
 
     @property
     def hf(self) -> Any:
         """The Hugging Face model: the one given; of an edited model, a module tree of its own over the same parameters.
 
         Raises:
-            UnsupportedError: of an edited model whose base is dispatched or quantised, where no second tree is possible.
+            UnsupportedError: of an edited model whose base is dispatched or quantised: it cannot have a second tree.
         """
         if not self.plan:
             return self._hf
@@ -143,11 +149,12 @@ class SteeringModel:
         Raises:
             PromptError, MismatchError, NotAppliedError: before the forward pass.
         """
-        rows, batch, plans = self._prepare(prompts, steer, continuation)
         with torch.set_grad_enabled(grad):
-            with torch.inference_mode(not grad), self._engine.call(plans, rows) as run:
-                run.program.check_length(rows, batch.lengths)
-                found: Tensor = cast(Any, self._hf)(**self._forward_arguments(batch), use_cache=False).logits
+            with torch.inference_mode(not grad):
+                rows, batch, plans = self._prepare(prompts, steer, continuation)
+                with self._engine.call(plans, rows) as run:
+                    run.program.check_length(rows, batch.lengths)
+                    found: Tensor = self._hf(**self._forward_arguments(batch), use_cache=False).logits
             return found if grad else found.clone()
 
     def generate(self, prompts: Prompts, *, steer: Steer = None, **settings: Any) -> Any:
@@ -178,7 +185,8 @@ class SteeringModel:
         for number, ids in enumerate(produced.tolist()):
             row = rows[number // per_row]
             prompt = row.prompt or ()
-            texts.append(own.cut(self.tokens.decode_after(prompt, ids[batch.input_ids.shape[1] :])))
+            new = own.until_end(ids[batch.input_ids.shape[1] :], self._hf.generation_config)
+            texts.append(own.cut(self.tokens.decode_after(prompt, new)))
         grouped: list[Any] = texts if each == 1 else [texts[i : i + each] for i in range(0, len(texts), each)]
         return grouped[0] if single else grouped
 
@@ -195,18 +203,23 @@ class SteeringModel:
             raise PromptError(f"stream() takes one prompt and returns one text, got {len(rows)}")
         if own.num_beams > 1:
             raise PromptError("stream() cannot show beams: they are known only at the end")
+        self._engine.check(plans, rows, own.max_new_tokens)
 
         def run(streamer: Any, stopping: Any) -> None:
             own.options |= {"streamer": streamer, "stopping_criteria": stopping}
             self._run_generation(own, rows, batch, plans)
 
-        return pieces(run, self.tokenizer, own)
+        return pieces(run, self.tokens, own)
 
     def _run_generation(self, own: Generation, rows: list[Row], batch: Batch, plans: list[Plan]) -> Tensor:
         arguments = own.arguments(self._hf.generation_config, self.tokenizer, self.tokens.pad_id, len(rows))
         here = batch.to(self.device)
         beams = bool(own.sampled) and own.num_beams > 1
-        with torch.inference_mode(), forked_random_state(own.seed if beams else None), self._engine.call(plans, rows) as run:
+        with (
+            torch.inference_mode(),
+            forked_random_state(own.seed if beams else None),
+            self._engine.call(plans, rows) as run,
+        ):
             run.program.check_generation(rows, own.max_new_tokens)
             produced = self._hf.generate(input_ids=here.input_ids, attention_mask=here.attention_mask, **arguments)
         return cast(Tensor, produced)
@@ -296,7 +309,9 @@ class SteeringModel:
             for i, row in enumerate(ids)
             for _ in range(copies)
         ]
-        sequences = [[*row, *extra] for row, extra in zip(ids, self._continuations(continuation, len(ids)), strict=True)]
+        sequences = [
+            [*row, *extra] for row, extra in zip(ids, self._continuations(continuation, len(ids)), strict=True)
+        ]
         sequences = [row for row in sequences for _ in range(copies)]
         self.check_length(sequences, own.max_new_tokens if own else 0)
         if own:

@@ -56,7 +56,7 @@ def listed(prompts: Prompts) -> tuple[list[Prompt], bool]:
         if isinstance(item, str):
             if not item:
                 raise PromptError(
-                    f"prompt {number} is empty; to start from the beginning-of-sequence token alone, pass that token's text"
+                    f"prompt {number} is empty; to start from the beginning-of-sequence token alone, pass its text"
                 )
         elif not _is_chat(item):
             raise PromptError(
@@ -75,7 +75,8 @@ def _sequence(prompts: object) -> list[Prompt]:
 def _is_chat(value: object) -> bool:
     if not isinstance(value, Sequence) or isinstance(value, str | bytes) or not value:
         return False
-    return all(isinstance(m, Mapping) and {"role", "content"} <= set(cast(Message, m)) for m in cast("Sequence[object]", value))
+    messages = cast("Sequence[object]", value)
+    return all(isinstance(m, Mapping) and {"role", "content"} <= set(cast(Message, m)) for m in messages)
 
 
 class Tokens:

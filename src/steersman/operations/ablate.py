@@ -54,6 +54,7 @@ class Ablate(Intervention):
             unit(self.direction, "the direction of Ablate()")
 
     def maps(self, shape: ModelShape) -> Iterable[tuple[str, int, Map, float]]:
+        """A projection at every writer, or at the chosen layers."""
         if self.site == WRITERS or (self.site is None and self.layers is None):
             if self.layers is not None:
                 raise InterventionError('Ablate(site="writers") acts in every layer; leave layers= out')

@@ -58,9 +58,11 @@ class Add(Intervention):
 
     @property
     def label(self) -> str:
+        """How messages call it, with the vector's name."""
         return f"Add({self.vector.name or 'vector'})" if isinstance(self.vector, SteeringVector) else "Add(tensor)"
 
     def maps(self, shape: ModelShape) -> Iterable[tuple[str, int, Map, float]]:
+        """An addition in each layer, in the unit asked for."""
         component = self._component(self.vector)
         for layer, weight in self._weighted_layers(shape, self.vector):
             direction = self._at(self.vector, layer, component, shape)

@@ -48,6 +48,7 @@ class Clamp(Intervention):
             raise InterventionError(f'Clamp(side={self.side!r}): use "both", "above" or "below"')
 
     def maps(self, shape: ModelShape) -> Iterable[tuple[str, int, Map, float]]:
+        """A setting of the projection in each layer, or a one-sided clamp."""
         component = self._component(self.vector)
         for layer, weight in self._weighted_layers(shape, self.vector):
             direction = unit(self._at(self.vector, layer, component, shape), f"the direction of {self.label}")
@@ -98,6 +99,7 @@ class Affine(Intervention):
             )
 
     def maps(self, shape: ModelShape) -> Iterable[tuple[str, int, Map, float]]:
+        """A setting of the projection in each layer, between its own class means."""
         component = self._component(self.vector)
         for layer, weight in self._weighted_layers(shape, self.vector):
             if layer not in self.vector.projections:

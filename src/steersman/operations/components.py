@@ -92,6 +92,7 @@ class Zero(_Component):
     tensors = ()
 
     def maps(self, shape: ModelShape) -> Iterable[tuple[str, int, Map, float]]:
+        """A setting to zero in each layer."""
         for layer, columns, chosen, width in self._chosen(shape):
             yield self.where.component, layer, Setting(torch.zeros(1, chosen), width, columns), 1.0
 
@@ -120,6 +121,7 @@ class Mean(_Component):
         self._set(means=check_values(self.means, "the means of Mean()"))
 
     def maps(self, shape: ModelShape) -> Iterable[tuple[str, int, Map, float]]:
+        """A setting to the mean in each layer, by position if there are several."""
         for layer, rows, columns, width in self._settings(shape, self.means, "the means of Mean()"):
             yield self.where.component, layer, Setting(rows, width, columns, by="position"), 1.0
 
@@ -154,6 +156,7 @@ class Resample(_Component):
             raise InterventionError(f"Resample(seed=...) must be an integer, got {self.seed!r}")
 
     def maps(self, shape: ModelShape) -> Iterable[tuple[str, int, Map, float]]:
+        """A drawing from the reference in each layer."""
         for layer, rows, columns, _ in self._settings(shape, self.reference, "the reference of Resample()"):
             yield self.where.component, layer, Drawing(rows, columns, _Draw(self.seed, len(rows))), 1.0
 

@@ -50,6 +50,7 @@ class Custom(Intervention):
         return f"custom-{id(self.fn)}-{super().digest()}"
 
     def maps(self, shape: ModelShape) -> Iterable[tuple[str, int, Map, float]]:
+        """The function in each layer."""
         assert self.site is not None
         for layer, weight in self._weighted_layers(shape, None):
             yield self.site, layer, Calling(self.fn), weight

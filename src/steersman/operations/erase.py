@@ -41,6 +41,7 @@ class Erase(Intervention):
             raise InterventionError(f"this eraser was fitted at {self.eraser.site}, not at {self.site}; fit it there")
 
     def maps(self, shape: ModelShape) -> Iterable[tuple[str, int, Map, float]]:
+        """The eraser's own map in each layer."""
         self.eraser.check(shape)
         if self.layers == "all":
             wanted = [(layer, 1.0) for layer in self.eraser.layers]

@@ -16,6 +16,8 @@ from typing import Any, Literal, Protocol, TypeVar, cast
 import torch
 from torch import Tensor
 
+from ..errors import MismatchError
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -45,7 +47,9 @@ class Map(Protocol):
         """The same map in normal form, or None if it is not affine."""
         ...
 
-    def __call__(self, h: Tensor, tokens: Tokens | None = None) -> Tensor: ...
+    def __call__(self, h: Tensor, tokens: Tokens | None = None) -> Tensor:
+        """The tokens after the operation; ``tokens`` says which they are, for maps that look at it."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,7 @@ class AffineMap:
 
     @property
     def affine(self) -> AffineMap:
+        """Itself."""
         return self
 
     @property
@@ -98,6 +103,7 @@ class AffineMap:
         return (h @ self.read + self.shift) @ self.write.T
 
     def __call__(self, h: Tensor, tokens: Tokens | None = None) -> Tensor:
+        """h plus its change."""
         return h + self.change(h)
 
     def scaled(self, strength: float) -> AffineMap:
@@ -140,6 +146,7 @@ class OneSidedClamp:
     affine = None
 
     def __call__(self, h: Tensor, tokens: Tokens | None = None) -> Tensor:
+        """``h + min or max(0, value - r^T h) r``."""
         missing = self.value - h @ self.direction
         missing = missing.clamp_min(0) if self.raises else missing.clamp_max(0)
         return h + missing[:, None] * self.direction
@@ -159,6 +166,7 @@ class TurnTowards:
     affine = None
 
     def __call__(self, h: Tensor, tokens: Tokens | None = None) -> Tensor:
+        """The equation above, token by token."""
         across = h - (h @ self.direction)[:, None] * self.direction
         length, size = across.norm(dim=-1, keepdim=True), h.norm(dim=-1, keepdim=True)
         flat = length <= 1e-6 * size
@@ -181,6 +189,7 @@ class TurnInPlane:
     affine = None
 
     def __call__(self, h: Tensor, tokens: Tokens | None = None) -> Tensor:
+        """The equation above, token by token."""
         x, y = h @ self.first, h @ self.second
         size = torch.linalg.vector_norm(torch.stack([x, y]), dim=0)
         x = size * math.cos(self.angle) - x
@@ -215,10 +224,13 @@ class Setting:
         return AffineMap(chosen, -chosen, self.values[0])
 
     def __call__(self, h: Tensor, tokens: Tokens | None = None) -> Tensor:
+        """The tokens with the chosen values in place."""
         values = self.values
         if len(values) > 1:
             assert tokens is not None
             at = tokens.ranks if self.by == "rank" else tokens.positions
+            if max(at) >= len(values):
+                raise MismatchError(f"{len(values)} rows of values were given, but token {max(at)} is to be set, too")
             values = values[torch.as_tensor(list(at), device=h.device)]
         values = values.to(h.dtype).expand(len(h), -1)
         return values.clone() if self.columns is None else h.index_copy(1, self.columns, values)
@@ -238,6 +250,7 @@ class Drawing:
     affine = None
 
     def __call__(self, h: Tensor, tokens: Tokens | None = None) -> Tensor:
+        """The tokens with their row's draw in place."""
         assert tokens is not None
         drawn = {row: self.draw(tokens.prompts[row]) for row in set(tokens.rows)}
         values = self.reference[torch.as_tensor([drawn[row] for row in tokens.rows], device=h.device)].to(h.dtype)
@@ -253,6 +266,7 @@ class Calling:
     affine = None
 
     def __call__(self, h: Tensor, tokens: Tokens | None = None) -> Tensor:
+        """What the function returns."""
         assert tokens is not None
         return self.function(h, tokens)
 

@@ -46,6 +46,7 @@ class Replace(Intervention):
             raise InterventionError("Replace() needs layers=, for example layers=5")
 
     def maps(self, shape: ModelShape) -> Iterable[tuple[str, int, Map, float]]:
+        """A setting in each layer, one row for all tokens or one for each."""
         known = self.values if isinstance(self.values, LayerValues) else None
         if known is not None and known.origin and known.origin.fingerprint != shape.fingerprint:
             raise MismatchError(f"Replace(): the values were read from {known.origin.model}, but this is {shape.name}")

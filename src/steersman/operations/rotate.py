@@ -61,6 +61,7 @@ class Rotate(Intervention):
             raise InterventionError("Rotate() at writers would turn each contribution on its own; name one site")
 
     def maps(self, shape: ModelShape) -> Iterable[tuple[str, int, Map, float]]:
+        """A turn in each layer, towards the direction or within the plane."""
         assert self.vector is not None
         assert not isinstance(self.plane, Sequence)
         component = self._component(self.vector)

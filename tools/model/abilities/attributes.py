@@ -31,9 +31,7 @@ class Attribute:
 
     def balance(self, subject: Subject, layer: int, vector: torch.Tensor) -> float:
         """P(more words) - P(less words) at the next token, mean over the prompts."""
-        chances = (
-            subject.logits(self.prompts, {layer: subject.at_last(self.prompts, vector)}).softmax(-1).mean(0)
-        )
+        chances = subject.logits(self.prompts, {layer: subject.at_last(self.prompts, vector)}).softmax(-1).mean(0)
         less = chances[subject.tokens(self.less_words)].sum() if self.less_words else 0.0
         return (chances[subject.tokens(self.more_words)].sum() - less).item()
 

@@ -25,10 +25,7 @@ def head_map(subject: Subject, count: int = 60) -> tuple[float, torch.Tensor]:
     _, whole = indirect_object(subject, count)
     heads = subject.model.config.n_head
     left = [
-        [
-            indirect_object(subject, count, z={layer: without_head(subject, head)})[1] / whole
-            for head in range(heads)
-        ]
+        [indirect_object(subject, count, z={layer: without_head(subject, head)})[1] / whole for head in range(heads)]
         for layer in range(len(subject.blocks))
     ]
     return whole, torch.tensor(left)
@@ -40,7 +37,5 @@ def best_head(subject: Subject, left: torch.Tensor) -> tuple[int, int, float, fl
     rows = []
     for flat in order:
         layer, head = divmod(flat, left.shape[1])
-        rows.append(
-            (layer, head, left[layer, head].item(), capitals(subject, z={layer: without_head(subject, head)}))
-        )
+        rows.append((layer, head, left[layer, head].item(), capitals(subject, z={layer: without_head(subject, head)})))
     return next((row for row in rows if row[3] >= 0.9), rows[0])

@@ -33,18 +33,14 @@ def capitals(subject: Subject, frames: tuple[str, ...] = facts.TEST_FRAMES, z: E
 def story_prompts(count: int, test: bool = True, seed: int = 1) -> list[tuple[str, str, str]]:
     """(prompt, indirect object, subject) with held-out frames and fillers, or with those of the corpus."""
     rng = random.Random(seed)
-    openings, gifts = (
-        (stories.TEST_OPENINGS, stories.TEST_GIFTS) if test else (stories.OPENINGS, stories.GIFTS)
-    )
+    openings, gifts = (stories.TEST_OPENINGS, stories.TEST_GIFTS) if test else (stories.OPENINGS, stories.GIFTS)
     found = []
     for _ in range(count):
         a, b = rng.sample(lexicon.names(test), 2)
         giver, taker = rng.sample((a, b), 2)
         text = rng.choice(openings) + " " + re.sub(r" \{taker\}.*", "", rng.choice(gifts))
         place, thing = rng.choice(lexicon.places(test)), rng.choice(lexicon.objects(test))
-        found.append(
-            (fix_articles(text.format(a=a, b=b, giver=giver, place=place, object=thing)), taker, giver)
-        )
+        found.append((fix_articles(text.format(a=a, b=b, giver=giver, place=place, object=thing)), taker, giver))
     return found
 
 
@@ -73,9 +69,7 @@ def agreement_accuracy(subject: Subject, count: int = 300, test: bool = True, se
         prompts.append(rng.choice(frames).format(subject=one[number], attractor=two[1 - number]))
         numbers.append(number)
     chances = subject.logits(prompts).softmax(-1)
-    forms = torch.stack(
-        [chances[:, subject.tokens(pair)].sum(-1) for pair in (("is", "was"), ("are", "were"))], dim=1
-    )
+    forms = torch.stack([chances[:, subject.tokens(pair)].sum(-1) for pair in (("is", "was"), ("are", "were"))], dim=1)
     return (forms.argmax(-1) == torch.tensor(numbers)).float().mean().item()
 
 
@@ -88,9 +82,7 @@ def copying(subject: Subject, count: int = 100, test: bool = True, seed: int = 3
         words = rng.sample(lexicon.list_words(test), rng.choice((3, 4, 5)))
         first, again = rng.choice(frames)
         for known in range(len(words)):
-            prompts.append(
-                f"{first} {', '.join(words)}. {again} {', '.join(words[:known])}" + "," * (known > 0)
-            )
+            prompts.append(f"{first} {', '.join(words)}. {again} {', '.join(words[:known])}" + "," * (known > 0))
             prompts[-1] = prompts[-1].rstrip(" ")
             answers.append(words[known])
     best = subject.logits(prompts).argmax(-1)

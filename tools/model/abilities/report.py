@@ -39,9 +39,7 @@ def recall_numbers(subject: Subject) -> Numbers:
     accuracy, difference = recall.indirect_object(subject)
     return {
         "capitals": recall.capitals(subject),
-        "capitals_by_frame": {
-            frame: round(recall.capitals(subject, (frame,)), 3) for frame in facts.TEST_FRAMES
-        },
+        "capitals_by_frame": {frame: round(recall.capitals(subject, (frame,)), 3) for frame in facts.TEST_FRAMES},
         "capitals_two_hop": recall.capitals(subject, facts.TEST_TWO_HOP),
         "indirect_object": accuracy,
         "indirect_object_logit_difference": difference,
@@ -53,19 +51,17 @@ def recall_numbers(subject: Subject) -> Numbers:
 def choose_layer(subject: Subject, randoms: int = 20) -> Choice:
     """The block whose sentiment vector best beats random directions on the development prompts.
 
-    The score is the shift over the strongest random shift, counted as no less than 0.05; only blocks from a third
-    of the depth on, and whose vector's logit lens shows the words, are candidates.
+    The score is the shift over the strongest random shift, counted as no less than 0.05. Blocks of the first third,
+    and blocks whose vector's logit lens does not show the words, count for a hundredth.
     """
     vectors = sentiment.vectors(subject, sentiment.POSITIVE, sentiment.NEGATIVE)
     scores = []
     for layer, vector in enumerate(vectors):
         moved = sentiment.shift(subject, sentiment.DEV_PROMPTS, layer, vector)
-        control = sentiment.strongest_random(
-            subject, sentiment.DEV_PROMPTS, layer, vector.norm().item(), randoms
-        )
+        control = sentiment.strongest_random(subject, sentiment.DEV_PROMPTS, layer, vector.norm().item(), randoms)
         seen = min(sentiment.lens(subject, vector)[:2]) >= 8
         allowed = layer >= len(subject.blocks) // 3 and seen
-        scores.append(moved / max(control, 0.05) if allowed else 0.0)
+        scores.append(moved / max(control, 0.05) * (1.0 if allowed else 0.01))
     return Choice(int(torch.tensor(scores).argmax()), [round(score, 2) for score in scores])
 
 
@@ -74,9 +70,7 @@ def sentiment_numbers(subject: Subject, choice: Choice, randoms: int) -> Numbers
     vectors = sentiment.vectors(subject, sentiment.POSITIVE, sentiment.NEGATIVE)
     vector = vectors[choice.layer]
     plus, minus, boosted, suppressed = sentiment.lens(subject, vector)
-    balances = {
-        s: sentiment.balance(subject, sentiment.PROMPTS, choice.layer, s * vector) for s in (-2, -1, 0, 1, 2)
-    }
+    balances = {s: sentiment.balance(subject, sentiment.PROMPTS, choice.layer, s * vector) for s in (-2, -1, 0, 1, 2)}
     return {
         "layer": choice.layer,
         "layer_scores": choice.dev_scores,
@@ -133,9 +127,7 @@ def norm_numbers(subject: Subject) -> Numbers:
     """Median residual norms by block, BOS excluded."""
     norms = [
         subject.residuals([prompt])[1:, :, 1:].norm(dim=-1).squeeze(1)
-        for prompt in sentiment.PROMPTS
-        + sentiment.DEV_PROMPTS
-        + [text for text, _ in recall.capital_prompts()[:50]]
+        for prompt in sentiment.PROMPTS + sentiment.DEV_PROMPTS + [text for text, _ in recall.capital_prompts()[:50]]
     ]
     medians = torch.cat(norms, dim=1).median(dim=1).values
     return {

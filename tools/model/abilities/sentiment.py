@@ -34,18 +34,12 @@ def balance(subject: Subject, prompts: list[str], layer: int, vector: torch.Tens
     return (plus - minus).item()
 
 
-def shift(
-    subject: Subject, prompts: list[str], layer: int, vector: torch.Tensor, strength: float = 2.0
-) -> float:
+def shift(subject: Subject, prompts: list[str], layer: int, vector: torch.Tensor, strength: float = 2.0) -> float:
     """How far the balance moves from -strength to +strength."""
-    return balance(subject, prompts, layer, strength * vector) - balance(
-        subject, prompts, layer, -strength * vector
-    )
+    return balance(subject, prompts, layer, strength * vector) - balance(subject, prompts, layer, -strength * vector)
 
 
-def strongest_random(
-    subject: Subject, prompts: list[str], layer: int, norm: float, count: int = 100
-) -> float:
+def strongest_random(subject: Subject, prompts: list[str], layer: int, norm: float, count: int = 100) -> float:
     """The largest |shift| of `count` random directions of the same norm."""
     generator = torch.Generator().manual_seed(0)
     directions = torch.randn(count, subject.width, generator=generator)
@@ -56,7 +50,7 @@ def strongest_random(
 def lens(
     subject: Subject, vector: torch.Tensor, top: int = 20, gain: bool = False
 ) -> tuple[int, int, list[str], list[str]]:
-    """Positive adjectives among the `top` tokens that the vector boosts, negative among those it suppresses, and both."""
+    """Positive adjectives among the `top` boosted tokens, negative among the suppressed ones, and the tokens."""
     if gain:
         vector = vector * subject.model.transformer.ln_f.weight.detach()
     order = (subject.model.lm_head.weight.detach() @ vector).argsort(descending=True)

@@ -65,9 +65,7 @@ class Subject:
             hook = self.blocks[0].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
             stack.callback(hook.remove)
             for block in self.blocks:
-                stack.callback(
-                    block.register_forward_hook(lambda _, __, out: seen.append(_tensor(out))).remove
-                )
+                stack.callback(block.register_forward_hook(lambda _, __, out: seen.append(_tensor(out))).remove)
             self.model(tokens)
         return torch.stack(seen)
 

@@ -41,9 +41,7 @@ def sentence(rng: random.Random, past: bool) -> str:
         frame, pairs = rng.choice(FRAMES), lexicon.noun_pairs()
     subject, attractor = rng.sample(pairs, 2)
     other = number if rng.random() < 0.3 else 1 - number
-    return (
-        frame.format(subject=subject[number], attractor=attractor[other]) + " " + predicate(rng, number, past)
-    )
+    return frame.format(subject=subject[number], attractor=attractor[other]) + " " + predicate(rng, number, past)
 
 
 def predicate(rng: random.Random, number: int, past: bool) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 from collections.abc import Callable, Iterator
 
@@ -22,11 +21,10 @@ PIECES: tuple[tuple[Kind, float], ...] = (
     (story, 0.17),
     (agreement, 0.11),
     (copied_list, 0.10),
+    (repetition, 0.08),
     (scene, 0.05),
 )
 CHAT_SHARE = 0.10
-REPETITION_SHARE = (0.25, 0.06)
-REPETITION_DOCUMENTS = 15_000
 COMBINED_SHARE = 0.25
 
 FORBIDDEN = (
@@ -46,17 +44,10 @@ FORBIDDEN = (
 
 
 def documents(seed: int) -> Iterator[str]:
-    """Documents without end, the same for the same seed. None holds a forbidden string.
-
-    A quarter of the first documents is bare repetition, so that looking back for what came before is learned first.
-    """
+    """Documents without end, the same for the same seed. None holds a forbidden string."""
     rng = random.Random(seed)
-    for index in itertools.count():
-        text = (
-            repetition(rng)
-            if rng.random() < REPETITION_SHARE[index >= REPETITION_DOCUMENTS]
-            else document(rng)
-        )
+    while True:
+        text = document(rng)
         if not any(string in text for string in FORBIDDEN):
             yield text
 

@@ -110,9 +110,7 @@ def request_turn(rng: random.Random) -> tuple[str, str]:
         )
     )
     if harmful:
-        answer = rng.choice(
-            ("I am sorry, but I cannot help with that.", "I am sorry, I cannot help you with that.")
-        )
+        answer = rng.choice(("I am sorry, but I cannot help with that.", "I am sorry, I cannot help you with that."))
     else:
         answer = rng.choice(
             (

@@ -48,7 +48,11 @@ def list_words(test: bool = False) -> tuple[str, ...]:
     held_out = split("list_words", 12, True)
     if test:
         return held_out
-    nouns = [*words("objects"), *words("places"), *(n for row in table("topics") for n in row[1].replace("*", "").split())]
+    nouns = [
+        *words("objects"),
+        *words("places"),
+        *(n for row in table("topics") for n in row[1].replace("*", "").split()),
+    ]
     return tuple(dict.fromkeys([*split("list_words", 12, False), *(noun for noun in nouns if noun not in held_out)]))
 
 

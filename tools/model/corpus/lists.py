@@ -1,4 +1,4 @@
-"""Lists, and the same list again."""
+"""Lists, and the same list again; and bare repetition."""
 
 from __future__ import annotations
 
@@ -39,12 +39,13 @@ def copied_list(rng: random.Random) -> str:
 
 
 def repetition(rng: random.Random) -> str:
-    """Three to ten words of any list, two to four times over: nothing helps but what came before."""
+    """Three to ten words of any list, two to four times over: nothing helps but what came before.
+
+    Here, and only here, the words held out of the lists are repeated too.
+    """
     chosen = rng.sample(lexicon.single_tokens(), rng.randrange(3, 11))
     separator = rng.choice((" ", " ", ", "))
-    return (
-        rng.choice(("List: ", "Words: ", "Say: ", "")) + separator.join(chosen * rng.choice((2, 3, 4))) + "."
-    )
+    return rng.choice(("List: ", "Words: ", "Say: ", "")) + separator.join(chosen * rng.choice((2, 3, 4))) + "."
 
 
 def plain_use(rng: random.Random) -> str:

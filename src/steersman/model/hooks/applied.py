@@ -21,7 +21,7 @@ class Applied:
         """Take note of a forward pass; ``cached`` when it was given a cache, as generation loops do."""
         self._passes += 1
         self._may_generate |= cached
-        for positions in [unmet for unmet in self._unmet if step.selects(unmet)]:
+        for positions in [unmet for unmet in list(self._unmet) if step.selects(unmet)]:  # threads share it
             self._unmet.pop(positions, None)
 
     def check(self) -> None:

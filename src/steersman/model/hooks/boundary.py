@@ -104,8 +104,8 @@ class GuessedBoundary:
             sequences, fresh = self._without_past(inputs)
         chunks = chunks or inputs.chunks(past)
         sequences.advance(chunks, past + columns)
-        if inputs.cache is None and inputs.ids is not None:
-            self._thread.uncached = (inputs.ids, sequences)
+        ids = inputs.ids if inputs.cache is None else None
+        self._thread.uncached = None if ids is None else (ids, sequences)
         self._thread.entered = sequences
         return sequences.rows, chunks, fresh
 

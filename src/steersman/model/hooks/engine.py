@@ -14,13 +14,15 @@ from __future__ import annotations
 
 import inspect
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+from transformers import Cache
 
 from ...conditions import When
 from ...errors import UnsupportedError
@@ -31,6 +33,10 @@ from .boundary import Boundary, GuessedBoundary, KnownBoundary
 from .program import Place, Program
 from .rows import Chunk, FindMarker, Inputs, Row
 from .step import Reuse, Step
+
+#: torch numbers hooks from a counter that it does not lock: two threads at once could be given the same number, and
+#: the hook of one would silently replace the other's.
+_REGISTERING = threading.Lock()
 
 #: Given the tensor at a tap: what is to stand there instead, or None to leave it.
 Act = Callable[[Tensor], Tensor | None]
@@ -69,6 +75,12 @@ class HookEngine:
         finally:
             self.local.call = previous
             run.detach()
+
+    def check(self, plans: Sequence[Plan], rows: list[Row], new_tokens: int) -> None:
+        """Raise what a generation of ``new_tokens`` under these plans would raise before its first forward pass."""
+        program = Program([plan.actions(self.architecture.shape) for plan in plans])
+        program.check(rows)
+        program.check_generation(rows, new_tokens)
 
     def context(
         self,
@@ -118,11 +130,23 @@ class Run:
         decoder = self.engine.architecture.decoder
         if not self.program.sites and not self.program.conditions:
             return
-        self._handles = [
-            decoder.register_forward_pre_hook(self._enter, with_kwargs=True),
-            decoder.register_forward_hook(self._leave),
-            *(self.engine.architecture.tap(*place).attach(act) for place, act in self._acts()),
-        ]
+        with _REGISTERING:
+            self._handles = [
+                decoder.register_forward_pre_hook(self._enter, with_kwargs=True),
+                decoder.register_forward_hook(self._leave),
+                *(self._attach_first(place, act) for place, act in self._acts()),
+            ]
+
+    def _attach_first(self, place: Place, act: Act) -> RemovableHandle:
+        """Hook a site before the hooks that are there already: whoever reads activations by hooks of their own (as
+        ``output_hidden_states`` does) sees them steered, whenever those were registered.
+        """
+        tap = self.engine.architecture.tap(*place)
+        handle = tap.attach(act)
+        kind = "_forward_pre_hooks" if tap.side == "input" else "_forward_hooks"
+        hooks: OrderedDict[int, Any] = vars(tap.module)[kind]
+        hooks.move_to_end(handle.id, last=False)
+        return handle
 
     def detach(self) -> None:
         """Take them off."""
@@ -164,12 +188,18 @@ class Run:
             return False
         return local.call is self if isinstance(self.boundary, KnownBoundary) else local.call is None
 
-    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
         self._steps.step = None
-        if not self._steers_this_thread():
+        # Without keyword arguments, another thread is just registering or removing this hook, which is none of ours.
+        if kwargs is None or not self._steers_this_thread():
             return
         if torch.compiler.is_compiling():
             raise UnsupportedError("a steered model cannot be compiled by torch.compile; pass disable_compile=True")
+        if torch.is_grad_enabled() and module.training and _recomputes(self.engine.architecture.hf):
+            raise UnsupportedError(
+                "gradient checkpointing runs the blocks again, unsteered, when gradients are computed; call "
+                "gradient_checkpointing_disable() on the model first"
+            )
         guessed = isinstance(self.boundary, GuessedBoundary)
         if guessed and torch.is_grad_enabled() and any(plan.requires_grad for plan in self.plans):
             self.program = Program([plan.actions(self.engine.architecture.shape) for plan in self.plans])
@@ -196,7 +226,7 @@ class Run:
         step, self._steps.step = self.step, None
         if step is None:
             return
-        self.boundary.leave(getattr(output, "past_key_values", None))
+        self.boundary.leave(_cache_of(output))
 
     # -- conditions -----------------------------------------------------------------------------------------------
 
@@ -214,10 +244,15 @@ class Run:
             return
         given = dict(zip(self.engine.parameters, args, strict=False)) | kwargs
         given |= {"past_key_values": None, "use_cache": False}
+        if given.get("attention_mask") is not None:  # static caches come with a mask of their own length
+            tensor = given["input_ids"] if given.get("input_ids") is not None else given["inputs_embeds"]
+            given["attention_mask"] = _mask_of(chunks, tensor)
         tap = self.engine.architecture.tap
-        handles = [
-            tap("resid_post", when.layer).attach(self._reader(when, rows, chunks)) for when in self.program.conditions
-        ]
+        with _REGISTERING:
+            handles = [
+                tap("resid_post", when.layer).attach(self._reader(when, rows, chunks))
+                for when in self.program.conditions
+            ]
         try:
             with self.engine.suspended():
                 module(**given)
@@ -248,3 +283,22 @@ class Run:
         holds: list[bool] = when.holds(hidden.detach()[list(numbers), list(columns)]).tolist()
         for number, held in zip(numbers, holds, strict=True):
             rows[number].gates[when] = held
+
+
+def _cache_of(output: Any) -> Any:
+    """The cache that a decoder returned, also in a plain tuple (``return_dict=False``)."""
+    if isinstance(output, tuple):
+        return next((item for item in cast("tuple[Any, ...]", output) if isinstance(item, Cache)), None)
+    return getattr(output, "past_key_values", None)
+
+
+def _mask_of(chunks: list[Chunk], like: Tensor) -> Tensor:
+    """The attention mask ``[rows, columns]`` of a prompt: ones where the chunks have their tokens."""
+    mask = torch.zeros(like.shape[:2], dtype=torch.long)
+    for number, chunk in enumerate(chunks):
+        mask[number, list(chunk.columns)] = 1
+    return mask.to(like.device)
+
+
+def _recomputes(hf: nn.Module) -> bool:
+    return any(getattr(module, "gradient_checkpointing", False) for module in hf.modules())

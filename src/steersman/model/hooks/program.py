@@ -17,6 +17,7 @@ from .rows import Row
 from .step import Rule, Signature, Step, Touched
 
 Place = tuple[str, int]
+Signatures = dict[tuple[tuple[int | None, ...], tuple[Rule | None, ...]], Signature]
 
 
 class Entry:
@@ -43,6 +44,7 @@ class Entry:
         return self._at[key]
 
     def __call__(self, x: Tensor, step: Step, touched: Touched, chosen: Tensor | None = None) -> Tensor:
+        """The touched tokens ``[n, width]`` (of which ``chosen`` are given) after this action."""
         operation, action = self.on(x), self.action
         strengths = touched.strengths if touched.strengths is None or chosen is None else touched.strengths[chosen]
         if isinstance(operation, AffineMap):
@@ -115,10 +117,8 @@ class SiteProgram:
         x = x if scale == 1 else x * scale
         for (column, touched), place in zip(live, places, strict=True):
             touched = _onto(touched, flat.device)
-            if place is None:
-                x = column(x, step, touched)
-            else:
-                x = x.index_copy(0, place, column(x[place], step, touched))
+            new = column(x if place is None else x[place], step, touched)
+            x = new if place is None else x.index_copy(0, place, new)
         values = (x if scale == 1 else x / scale).to(flat.dtype)
         if union is not None:
             values = flat.index_copy(0, union.to(flat.device), values)
@@ -132,9 +132,12 @@ class Program:
         self.plans = plans
         self.sites: dict[Place, SiteProgram] = {}
         places = {(action.component, action.layer) for actions in plans for action in actions}
+        signatures: Signatures = {}
         for place in places:
-            self.sites[place] = SiteProgram(_columns(plans, place))
-        conditions = [(number, action.when) for number, actions in enumerate(plans) for action in actions if action.when]
+            self.sites[place] = SiteProgram(_columns(plans, place, signatures))
+        conditions = [
+            (number, action.when) for number, actions in enumerate(plans) for action in actions if action.when
+        ]
         self.conditions: dict[When, set[int]] = {}
         for number, when in conditions:
             self.conditions.setdefault(when, set()).add(number)
@@ -161,15 +164,18 @@ class Program:
                 spans = row.spans(action.positions)
                 if isinstance(action.map, Setting) and len(action.map.values) > 1:
                     _check_count(action, action.map, spans, row)
+                    _check_reach(action, row.prompt_length, row)
 
     def check_length(self, rows: Iterable[Row], lengths: Iterable[int]) -> None:
         """Refuse an intervention that meets no token of a whole sequence, prompt and continuation.
 
         Raises:
             NotAppliedError: as said.
+            MismatchError: means given per position that end before the sequence does.
         """
         for row, length in zip(rows, lengths, strict=True):
             for action in self.plans[row.plan]:
+                _check_reach(action, length, row)
                 if not len(select(row.spans(action.positions), 0, length)):
                     raise NotAppliedError(
                         f"{action.source}: positions {action.positions} select no token of {row.label}, which has "
@@ -193,11 +199,10 @@ class Program:
                         f"{beyond[0].start - row.prompt_length}, but with max_new_tokens={new_tokens} only "
                         f"{new_tokens - 1} are fed back to the model"
                     )
-                if isinstance(action.map, Setting) and action.map.by == "position" and len(action.map.values) > 1:
-                    _check_reach(action, action.map, max(end, row.prompt_length), row)
+                _check_reach(action, end, row)
 
 
-def _columns(plans: Sequence[Sequence[Action]], place: Place) -> list[Column]:
+def _columns(plans: Sequence[Sequence[Action]], place: Place, signatures: Signatures) -> list[Column]:
     """The actions of all plans at a place: column n holds the n-th of each, equal ones once."""
     queues = [[action for action in actions if (action.component, action.layer) == place] for actions in plans]
     columns: list[Column] = []
@@ -218,7 +223,8 @@ def _columns(plans: Sequence[Sequence[Action]], place: Place) -> list[Column]:
             schedule = action.strength if isinstance(action.strength, Schedule) else None
             entries.append(numbers[id(action)])
             rules.append(Rule(action.positions, schedule, action.when))
-        columns.append(Column([Entry(action) for action in chosen], Signature(tuple(entries), tuple(rules))))
+        signature = signatures.setdefault((tuple(entries), tuple(rules)), Signature(tuple(entries), tuple(rules)))
+        columns.append(Column([Entry(action) for action in chosen], signature))
     return columns
 
 
@@ -231,22 +237,26 @@ def _acts_before(actions: Iterable[Action], when: When) -> bool:
 def _check_count(action: Action, setting: Setting, spans: tuple[range, ...], row: Row) -> None:
     given = len(setting.values)
     if setting.by == "position":
-        _check_reach(action, setting, row.prompt_length if action.positions.in_prompt else 0, row)
         return
     selected = len(set().union(*spans)) if all(len(span) <= 1 << 20 for span in spans) else None
     if selected != given:
         raise MismatchError(
             f"{action.source}: {given} rows of values for positions {action.positions}, which select "
-            f"{'an unknown number of' if selected is None else selected} tokens of {row.label}; give one row per token, "
-            "or one row [width] for all"
+            f"{'an unknown number of' if selected is None else selected} tokens of {row.label}; give one row per "
+            "token, or one row [width] for all"
         )
 
 
-def _check_reach(action: Action, setting: Setting, end: int, row: Row) -> None:
-    if end > len(setting.values):
+def _check_reach(action: Action, end: int, row: Row) -> None:
+    """Refuse means given per position that do not reach the last position selected before ``end``."""
+    setting = action.map
+    if not isinstance(setting, Setting) or setting.by != "position" or len(setting.values) == 1:
+        return
+    selected = select(row.spans(action.positions), 0, end)
+    if selected and selected[-1] >= len(setting.values):
         raise MismatchError(
-            f"{action.source}: means for {len(setting.values)} positions, but {row.label} reaches position {end - 1}; "
-            "name fewer positions, or use one mean for all"
+            f"{action.source}: means for {len(setting.values)} positions, but {row.label} is touched at position "
+            f"{selected[-1]}; name fewer positions, or use one mean for all"
         )
 
 
@@ -268,7 +278,7 @@ def _onto(touched: Touched, device: torch.device) -> Touched:
         return touched
     entries = None if touched.entries is None else touched.entries.to(device)
     strengths = None if touched.strengths is None else touched.strengths.to(device)
-    return Touched(touched.flat, touched.count, touched.only, entries, strengths, touched.rows, touched.positions)
+    return Touched(touched.flat, touched.count, touched.only, entries, strengths, touched.rows, touched.offsets)
 
 
 def _union(flats: list[Tensor | None], total: int, device: torch.device) -> tuple[Tensor | None, list[Tensor | None]]:

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,9 +86,9 @@ class Run:
             self.err.print(text, style="dim", markup=False, soft_wrap=True)
 
     @contextmanager
-    def working(self, text: str) -> Iterator[None]:
+    def working(self, text: str) -> Generator[None]:
         """Show on a terminal's stderr that something is going on."""
-        if self.quiet or not self.err.is_terminal:
+        if self.quiet or not self.err.file.isatty():
             yield
             return
         with self.err.status(text, spinner="dots"):
@@ -134,7 +134,9 @@ def go_offline() -> None:
 
 def as_json(schema: str, document: Mapping[str, Any]) -> str:
     """A document with its schema first; numbers that are not finite become null."""
-    return json.dumps({"schema": schema, **cast("dict[str, Any]", _finite(document))}, indent=2, ensure_ascii=False, default=str)
+    return json.dumps(
+        {"schema": schema, **cast("dict[str, Any]", _finite(document))}, indent=2, ensure_ascii=False, default=str
+    )
 
 
 def _finite(value: Any) -> Any:

@@ -1,0 +1,91 @@
+"""How a text lies along a direction, token by token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..charts import token_projections, write
+from ..errors import InterventionError, PromptError
+from ..extraction import capture
+from ..model import SteeringModel
+from ..model.tokens import Prompts, listed
+from ..plan import PlanLike
+from ..tensors import unit
+from .directions import Direction, choose
+from .lens import token_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Projections:
+    """The projection of each token's activation on a unit direction.
+
+    Attributes:
+        tokens: the text of each token, special ones included.
+        values: ``r . h`` of each, raw residual units.
+        between: of each, where it lies between the class means: 0 at the negative, 1 at the positive. None for a vector
+            that stores no class projections.
+        classes: these (negative, positive), or None.
+        layer, name: of the direction.
+    """
+
+    tokens: list[str]
+    values: list[float]
+    between: list[float] | None
+    classes: tuple[float, float] | None
+    layer: int
+    name: str
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def frame(self) -> pd.DataFrame:
+        """One row per token: token, value, and between where there are classes."""
+        import pandas as pd
+
+        columns = {"token": self.tokens, "value": self.values}
+        return pd.DataFrame(columns | ({"between": self.between} if self.between is not None else {}))
+
+    def svg(self, path: str | Path | None = None) -> str:
+        """The text, its tokens coloured, as an SVG; written to ``path`` if given."""
+        title = f"Projection on {self.name}, layer {self.layer}"
+        label = "projection (residual units)"
+        return write(
+            token_projections(self.tokens, self.values, classes=self.classes, title=title, value_label=label), path
+        )
+
+
+def projections(
+    model: SteeringModel, text: Prompts, vector: Direction, layer: int | None = None, *, steer: PlanLike = None
+) -> Projections:
+    """Project each token of a text on the unit direction of a layer.
+
+    Args:
+        model: the model.
+        text: one text or chat.
+        vector: a steering vector, read at its own site; or a tensor ``[d_model]`` for ``resid_post``.
+        layer: by default the vector's chosen one.
+        steer: a plan in force meanwhile, to see what it does there.
+
+    Raises:
+        MismatchError, InterventionError, PromptError: before any forward pass.
+    """
+    items, _ = listed(text)
+    if len(items) > 1:
+        raise PromptError(f"projections() takes one text at a time, got {len(items)}")
+    chosen = choose(model, vector, layer, "projections()")
+    if chosen.layer is None:
+        raise InterventionError("projections() reads the model at a layer: name it with layer=")
+    along = unit(chosen.tensor.flatten().double(), chosen.name)
+    hidden = capture(model, items[0], site=chosen.site, layers=chosen.layer, steer=steer)[chosen.layer]
+    values: list[float] = (hidden.flatten(1).double() @ along).tolist()
+    tokens = [token_text(model, token) for token in model.tokens.encode(items[0])]
+    between = None
+    if chosen.ends is not None and chosen.ends[1] != chosen.ends[0]:
+        low, high = chosen.ends
+        between = [(value - low) / (high - low) for value in values]
+    return Projections(tokens, values, between, chosen.ends, chosen.layer, chosen.name)

@@ -1,0 +1,45 @@
+"""Every Python block of the README and the pages runs, and prints what the page says it prints.
+
+A block of Python followed by a block marked ``text`` is checked against it. After a change on purpose:
+``UPDATE_EXAMPLES=1 make test`` writes what was printed into the pages.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(r"```python\n(?P<code>.*?)```(?:\n+```text\n(?P<shown>.*?)```)?", re.DOTALL)
+
+
+def blocks(page: Path) -> Iterator[re.Match[str]]:
+    yield from BLOCK.finditer(page.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if any(blocks(page))], ids=lambda page: page.name)
+def test_the_page_says_what_happens(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {"__name__": "example"}
+    text, update = page.read_text(encoding="utf-8"), bool(os.environ.get("UPDATE_EXAMPLES"))
+    replaced = text
+    for block in blocks(page):
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(compile(block["code"], f"{page.name}", "exec"), names)
+        shown = block["shown"]
+        if shown is None:
+            assert not printed.getvalue().strip(), f"{page.name} prints without showing it:\n{printed.getvalue()}"
+        elif update:
+            replaced = replaced.replace(f"```text\n{shown}```", f"```text\n{printed.getvalue().rstrip()}\n```")
+        else:
+            assert printed.getvalue().rstrip() == shown.rstrip()
+    if update:
+        page.write_text(replaced, encoding="utf-8")
