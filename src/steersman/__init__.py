@@ -34,6 +34,7 @@ _PUBLIC = {
     "ContrastPairs": "data",
     "LinearProbe": "probe",
     "after": "positions",
+    "demo_model": "demo",
     "Eraser": "eraser",
     "LayerValues": "values",
     "Plan": "plan",
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from .analysis import cosine_matrix, geometry, lens, norms, projections
     from .conditions import When, schedule
     from .data import ContrastPairs
+    from .demo import demo_model
     from .eraser import Eraser
     from .extraction import (
         Activations,
@@ -71,7 +73,8 @@ __all__ = [
     "Ablate", "Activations", "Add", "Affine", "Clamp", "ContrastPairs", "Custom", "Erase", "Eraser", "EraserFitter",
     "LayerValues", "LinearProbe", "Mean", "Plan", "Replace", "Resample", "Rotate", "SteeringModel",
     "SteeringVector", "When", "Zero", "act_add", "activations", "after", "attention", "block", "capture",
-    "cosine_matrix", "extract", "fit_eraser", "geometry", "heads", "lens", "mean_activations", "mlp", "neurons",
+    "cosine_matrix", "demo_model",
+    "extract", "fit_eraser", "geometry", "heads", "lens", "mean_activations", "mlp", "neurons",
     "norms", "projections", "sae_direction", "schedule", "show_read", "site",
 ]  # fmt: skip
 

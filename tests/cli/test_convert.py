@@ -9,8 +9,6 @@ from tests.files.making import FIXTURES, TRUTH, svec
 
 import steersman as sm
 
-pytest.importorskip("gguf")
-
 
 def test_it_converts_checks_and_says_so(steer, tmp_path) -> None:
     target = tmp_path / "v.gguf"

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 import torch
@@ -35,8 +36,6 @@ from steersman import Ablate, Add, Plan, SteeringVector, When, schedule
 from steersman.errors import FileFormatError, InterventionError, MismatchError, SteersmanError, UnsupportedError
 from steersman.files.control_vector import write
 from steersman.vector import Origin
-
-gguf = pytest.importorskip("gguf")
 
 
 def truth(factor: float = 1.0, **facts: Any) -> SteeringVector:

@@ -15,7 +15,6 @@ from steersman.convert import convert, read, verify
 from steersman.errors import FileFormatError, InterventionError, UnsupportedError
 from steersman.files import control_vector
 
-pytest.importorskip("gguf")
 SOURCES = [FIXTURES / "repeng.gguf", FIXTURES / "aisteer360.svec", FIXTURES / "caa"]
 
 

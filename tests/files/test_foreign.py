@@ -380,7 +380,6 @@ def test_objects_that_are_no_vector_are_refused(value: Any, message: str) -> Non
 
 def test_content_decides_before_the_ending(tmp_path: Path) -> None:
     (tmp_path / "v.bin").write_bytes((FIXTURES / "repeng.gguf").read_bytes())
-    pytest.importorskip("gguf")
     assert same(SteeringVector.load(tmp_path / "v.bin"), TRUTH)
 
 

@@ -27,11 +27,6 @@ SOURCES = [FIXTURES / "repeng.gguf", FIXTURES / "aisteer360.svec", FIXTURES / "a
 NAME = "vec_layer_1_m.pt"
 
 
-@pytest.fixture(autouse=True)
-def _needs_gguf() -> None:
-    pytest.importorskip("gguf")
-
-
 def outcome(path: Path) -> SteeringVector | None:
     """The vector, or None if the file was refused; anything else is a failure of the test."""
     try:

@@ -103,8 +103,10 @@ class AffineMap:
         return (h @ self.read + self.shift) @ self.write.T
 
     def __call__(self, h: Tensor, tokens: Tokens | None = None) -> Tensor:
-        """h plus its change."""
-        return h + self.change(h)
+        """h plus its change; for a batch of tokens in two fused multiplications."""
+        if self.read is None or h.dim() != 2:
+            return h + self.change(h)
+        return torch.addmm(h, torch.addmm(self.shift, h, self.read), self.write.T)
 
     def scaled(self, strength: float) -> AffineMap:
         """``h + s (op(h) - h)``."""

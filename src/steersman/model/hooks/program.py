@@ -48,8 +48,7 @@ class Entry:
         operation, action = self.on(x), self.action
         strengths = touched.strengths if touched.strengths is None or chosen is None else touched.strengths[chosen]
         if isinstance(operation, AffineMap):
-            change = operation.change(x)
-            return x + (change if strengths is None else strengths * change)
+            return operation(x) if strengths is None else x + strengths * operation.change(x)
         tokens = None
         if self.looks:
             tokens = step.tokens(action.layer, action.component, action.positions, touched, chosen)
