@@ -68,8 +68,10 @@ class _Input:
     act: Callable[[Tensor], Tensor | None]
 
     def __call__(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if kwargs is None:  # torch leaves them out while another thread registers or removes this very hook
+            return None
         if args:
             edited = self.tap.place(_tensor(args[0], module), self.act)
             return None if edited is None else ((edited, *args[1:]), kwargs)
