@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,13 +14,16 @@ from ..errors import DataError, PromptError
 from ..model import SteeringModel
 from ..model.hooks import read_sites
 from ..model.hooks.reading import stop_after
-from ..model.tokens import Prompts, listed
+from ..model.tokens import Batch, Prompts, listed
 from ..plan import PlanLike
 from ..sites import Indices, Sites, check_component, layer_indices
 from ..sites import site as whole_site
 from ..values import LayerValues
 from ..vector import Origin
+from .packing import WORTH, Packed, pack, packed_tokens, why_not
 from .reading import Item, Read, ReadLike, Text, Texts, listed_texts, prepare
+
+log = logging.getLogger(__name__)
 
 #: Padded tokens per forward pass. Larger passes gain nothing on a CPU; a GPU takes more through ``token_budget=``.
 TOKEN_BUDGET = 2048
@@ -164,7 +169,7 @@ def visit(
     token_budget: int = TOKEN_BUDGET,
     norms: Mapping[int, list[Tensor]] | None = None,
 ) -> None:
-    """Run the model over items, in batches of similar length, no further than the deepest layer needed.
+    """Run the model over items, no further than the deepest layer needed, shared beginnings once where that is exact.
 
     Args:
         read: which tokens to average; None hands over all of an item's tokens.
@@ -173,23 +178,57 @@ def visit(
     """
     prepared = prepare(model, items, read)
     places = [(site, layer) for layer in layers]
-    for group in batches(prepared, token_budget):
-        batch = model.tokens.batch([item.ids for item in group])
-        columns = batch.input_ids.shape[1]
+    for one in _passes(model, prepared, steer, token_budget):
         with (
-            model.forward_only(steer, [item.ids for item in group]) as forward,
-            read_sites(model.architecture, places, columns) as seen,
+            model.forward_only(steer, [item.ids for item, _, _ in one.texts]) as forward,
+            read_sites(model.architecture, places, one.columns) as seen,
             stop_after(model.architecture, max(layers)),
         ):
-            forward(batch)
+            forward(one.inputs)
         for layer in layers:
             values = seen.pop((site, layer)).float()
-            for row, item in enumerate(group):
-                start = columns - len(item.ids)
-                if norms is not None:
-                    norms[layer].append(values[row, start + 1 :].norm(dim=-1).cpu())
-                picked = values[row, [start + i for i in item.read]]
+            lengths = values.norm(dim=-1) if norms is not None else None
+            for item, row, tokens in one.texts:
+                if norms is not None and lengths is not None:
+                    norms[layer].append(lengths[row, tokens[1:]].cpu())
+                picked = values[row, tokens[item.read]]
                 receive(item.number, layer, (picked if read is None else picked.mean(0)).cpu())
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """One forward pass: what the decoder is given, and where the tokens of each text stand in it."""
+
+    inputs: Batch | dict[str, Any]
+    columns: int
+    texts: list[tuple[Item, int, Tensor]]
+
+
+def _passes(model: SteeringModel, items: list[Item], steer: PlanLike, budget: int) -> Iterator[_Pass]:
+    """Packed where beginnings are shared and nothing steers, else in batches of similar length."""
+    packs = _packs(model, items, steer)
+    for tree in packs:
+        texts = [(items[number], 0, path) for number, path in tree.paths]
+        yield _Pass(tree.inputs(model.architecture, model.device, model.dtype), len(tree.ids), texts)
+    for group in batches(items, budget) if not packs else ():
+        batch = model.tokens.batch([item.ids for item in group])
+        columns = batch.input_ids.shape[1]
+        texts = [(item, row, torch.arange(columns - len(item.ids), columns)) for row, item in enumerate(group)]
+        yield _Pass(batch, columns, texts)
+
+
+def _packs(model: SteeringModel, items: list[Item], steer: PlanLike) -> list[Packed]:
+    """The texts as trees, if that saves enough and is exact here; else nothing."""
+    if len(items) < 2 or model.steered_by(steer):
+        return []
+    packs = pack([item.ids for item in items])
+    if packed_tokens(packs) > WORTH * sum(len(item.ids) for item in items):
+        return []
+    reason = why_not(model.architecture, max(len(item.ids) for item in items))
+    if reason is not None:
+        log.info("shared beginnings are computed for each text: %s", reason)
+        return []
+    return packs
 
 
 def batches(items: Sequence[Item], budget: int) -> Iterator[list[Item]]:

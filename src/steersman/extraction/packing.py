@@ -55,7 +55,6 @@ class Packed:
             "input_ids": self.ids[None].to(device),
             "position_ids": self.positions[None].to(device),
             "attention_mask": dict.fromkeys(kinds, mask) if kinds and len(set(kinds)) > 1 else mask,
-            "use_cache": False,
         }
 
 

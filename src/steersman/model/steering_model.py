@@ -121,6 +121,11 @@ class SteeringModel:
             self._hold()
         return self._held.engine.architecture.hf
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of its activations."""
+        return cast(torch.dtype, self._hf.dtype)
+
     def __repr__(self) -> str:
         edited = f", {len(self.plan)} edits" if self.plan else ""
         return f"SteeringModel({self.shape.name}, {self.n_layers} layers, width {self.d_model}{edited})"
@@ -334,17 +339,26 @@ class SteeringModel:
                 what = f"{len(row)} tokens" + (f" and {new_tokens} new ones" if new_tokens else "")
                 raise PromptError(f"row {number} has {what}, but {self.shape.name} has {limit} positions; shorten it")
 
+    def steered_by(self, steer: PlanLike) -> bool:
+        """Whether anything would act on a call made now with this plan: an edit, a context, or the plan."""
+        return bool((self.plan + self._contexts.plan + Plan.of(steer)).actions(self.shape))
+
     @contextmanager
-    def forward_only(self, steer: PlanLike, prompts: Sequence[Sequence[int]]) -> Generator[Callable[[Batch], None]]:
+    def forward_only(
+        self, steer: PlanLike, prompts: Sequence[Sequence[int]]
+    ) -> Generator[Callable[[Batch | dict[str, Any]], None]]:
         """A function that runs the decoder over a batch of these token ids, without the unembedding, under a plan.
+
+        It takes the batch, or the decoder's own arguments for an unsteered pass laid out in another way.
 
         For readers of activations, who may also end the pass early; what it returns is nothing.
         """
         plan = self.plan + self._contexts.plan + Plan.of(steer)
         rows = [Row(len(ids), tuple(ids), self.tokens.find_marker, f"text {i}") for i, ids in enumerate(prompts)]
 
-        def forward(batch: Batch) -> None:
-            self.architecture.decoder(**self._forward_arguments(batch), use_cache=False)
+        def forward(batch: Batch | dict[str, Any]) -> None:
+            own = batch if isinstance(batch, dict) else self._forward_arguments(batch)
+            self.architecture.decoder(**own, use_cache=False)
 
         with torch.inference_mode(), self._engine.call([plan], rows):
             yield forward
