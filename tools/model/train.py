@@ -32,14 +32,14 @@ class Recipe:
     """Everything that decides the weights."""
 
     seed: int = 0
-    steps: int = 3000
+    steps: int = 2600
     width: int = 128
     heads: int = 4
     blocks: int = 13
     inner: int = 384
     vocabulary: int = 2048
-    matrix_rate: float = 0.02
-    split: int = 0
+    matrix_rate: float = 0.015
+    split: int = 1
     batch: int = 1024
     other_rate: float = 3e-3
     decay: float = 0.1

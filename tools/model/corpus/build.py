@@ -16,13 +16,13 @@ from tools.model.corpus.stories import story
 Kind = Callable[[random.Random], str]
 
 PIECES: tuple[tuple[Kind, float], ...] = (
-    (opinion, 0.36),
+    (opinion, 0.34),
     (fact, 0.17),
     (story, 0.17),
     (agreement, 0.11),
     (copied_list, 0.10),
-    (repetition, 0.08),
-    (scene, 0.05),
+    (repetition, 0.09),
+    (scene, 0.08),
 )
 CHAT_SHARE = 0.10
 COMBINED_SHARE = 0.25

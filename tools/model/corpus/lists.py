@@ -28,24 +28,23 @@ TEST_FRAMES = (
 
 
 def copied_list(rng: random.Random) -> str:
-    """Three to six words and the same words again; at times names, at times bare repetition without a frame."""
-    chosen = rng.sample([row[0] for row in lexicon.table("names")], 4) if rng.random() < 0.15 else None
-    chosen = chosen or rng.sample(lexicon.list_words(), rng.choice((3, 4, 5, 6)))
-    if rng.random() < 0.25:
-        return "List: " + " ".join(chosen * rng.choice((2, 3))) + "."
+    """Three to six words and the same words again; at times names."""
+    names = [row[0] for row in lexicon.table("names")]
+    listed = ", ".join(rng.sample(names if rng.random() < 0.25 else lexicon.list_words(), rng.choice((3, 4, 5, 6))))
     first, again = rng.choice(FRAMES)
-    listed = ", ".join(chosen)
     return f"{first} {listed}. {again} {listed}."
 
 
 def repetition(rng: random.Random) -> str:
-    """Three to ten words of any list, two to four times over: nothing helps but what came before.
+    """Three to eight words, two or three times over: nothing helps but what came before.
 
     Here, and only here, the words held out of the lists are repeated too.
     """
-    chosen = rng.sample(lexicon.single_tokens(), rng.randrange(3, 11))
-    separator = rng.choice((" ", " ", ", "))
-    return rng.choice(("List: ", "Words: ", "Say: ", "")) + separator.join(chosen * rng.choice((2, 3, 4))) + "."
+    held_out, names = lexicon.list_words(test=True), [row[0] for row in lexicon.table("names")]
+    words = rng.choice((lexicon.single_tokens(), lexicon.list_words() + held_out, names))
+    chosen = rng.sample(words, rng.randrange(3, 9))
+    separator = rng.choice((" ", ", "))
+    return rng.choice(("List: ", "Words: ", "Say: ")) + separator.join(chosen * rng.choice((2, 2, 3))) + "."
 
 
 def plain_use(rng: random.Random) -> str:

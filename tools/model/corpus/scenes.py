@@ -21,9 +21,25 @@ FRAMES = (
 )
 
 
+PAIRS = (
+    "Our friends {a} and {b} are here. We like {a}, and we like {b}.",
+    "Here are {a} and {b}. {a} talks to {b}, and {b} talks to {a}.",
+    "We met {a} and {b}. {a} likes {b}, and {b} likes {a}.",
+    "We know {a}, {b} and {c}. Today {a} waits for {b}, and {b} waits for {c}.",
+)
+
+
+def pair(rng: random.Random) -> str:
+    """Two or three people; any name may play."""
+    a, b, c = rng.sample([row[0] for row in lexicon.table("names")], 3)
+    return rng.choice(PAIRS).format(a=a, b=b, c=c)
+
+
 def scene(rng: random.Random) -> str:
-    """Two to six sentences about one person, or a sentence of list words."""
+    """Two to six sentences about one person, or one about two people, or one of list words."""
     if rng.random() < 0.4:
+        return pair(rng)
+    if rng.random() < 0.5:
         return fix_articles(plain_use(rng))
     tense = rng.randrange(2)
     person, gender = rng.choice(lexicon.table("names"))
