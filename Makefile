@@ -52,7 +52,7 @@ format: $(READY) ## put the code into shape
 bench: $(READY) ## measure; prints ratios with intervals
 	$(BIN)/python -m benchmarks.generate
 
-model: $(READY) ## retrain the embedded model into candidates/ (about an hour of CPU time)
+model: $(READY) ## retrain the embedded model into candidates/ (about 17 minutes of CPU time)
 	$(BIN)/python -m tools.model.train --seed 0 --out candidates/demo
 
 model-card: $(READY) ## measure every ability of the embedded model, with controls
