@@ -15,6 +15,7 @@ from nnsight.intervention.util import first_input, replace_first_input
 from torch import Tensor, nn
 
 from ..errors import MismatchError, TraceError
+from .names import Site
 from .values import Place, fitted, in_worker, plain, served, served_block, served_input
 
 
@@ -123,6 +124,23 @@ class BlockEnvoy(ModuleEnvoy):
     def output(self, value: Any) -> Any:
         found: Any = Mediator.value(f"{self.path}.output")
         return replaced(value, found, self._place("output"))
+
+    resid_pre = Site("resid_pre")
+    resid_mid = Site("resid_mid")
+    resid_post = Site("resid_post")
+    attn_out = Site("attn_out")
+    mlp_out = Site("mlp_out")
+    z = Site("z")
+    mlp_post = Site("mlp_post")
+    #: ``z`` by heads: ``[batch, seq, n_heads, d_head]``
+    heads = Site("z", heads=True)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("attention", "mlp"):  # where the module itself has no child of that name
+            root = cast(Any, self.root)
+            paths = root.layout.attention if name == "attention" else root.layout.mlp
+            return root.get(paths[int(self.path.rpartition(".")[2])])
+        return Envoy.__getattr__(self, name)
 
 
 def replaced(value: Any, found: Any, place: Place) -> Any:

@@ -112,6 +112,13 @@ class LanguageModel(ModuleEnvoy, nnsight.LanguageModel):
         assert self._layout is not None
         return self._layout
 
+    @property
+    def blocks(self) -> Any:
+        """The decoder blocks: ``model.blocks[3].attention``, ``.mlp``, ``.heads``, ``.resid_mid`` and the other sites."""
+        if self._blocks_path is None:
+            self.dispatch()
+        return self.get(cast(str, self._blocks_path))
+
     # -- running ------------------------------------------------------------------------------------------------
 
     def trace(self, *inputs: Any, **options: Any) -> Any:
