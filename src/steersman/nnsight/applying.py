@@ -137,9 +137,7 @@ def _workers(program: Program, model: LanguageModel) -> list[Mediator]:
 class SiteWorker(Mediator):
     """Serves one location at every forward pass: ``act`` gets what is there, and returns what shall be, or None."""
 
-    def __init__(
-        self, location: str, act: Callable[[Mediator, Any], Any], ended: Callable[[], None] | None
-    ) -> None:
+    def __init__(self, location: str, act: Callable[[Mediator, Any], Any], ended: Callable[[], None] | None) -> None:
         Mediator.__init__(self, None, {}, {})
         self.location, self.act, self.ended = location, act, ended
 

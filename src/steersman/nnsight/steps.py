@@ -40,18 +40,20 @@ class EveryStep(Mediator):
             self.counts_at_start = self.parent.counts_at_start
         scope = self.lcls.copy() if self.copy else self.lcls
         # the bounds of a choice of steps, and the steps of none
+        idle = False
         for step in Iterations._indices(self.steps or Iterations()):
             self.step = self.iteration = step
-            before = self.pending
             if self.counter is not None:
                 scope[self.counter] = step
             try:
+                if idle:
+                    await_step(self, self.clock, step)
+                before = self.pending
                 exec(self.code, scope)
                 self.flush()
                 if self.frame is not None:
                     push(self.frame, scope.writes())
-                if self.pending is before:
-                    await_step(self, self.clock, step + 1)
+                idle = self.pending is before
             except OutOfOrderError:
                 if outran(self) and (self.steps is None or (self.steps.stop is None and self.steps.steps is None)):
                     return
@@ -83,9 +85,7 @@ class Steps(Iterations):
     The loop is nnsight's own, and what follows an open one is not run. The block runs beside what follows it.
     """
 
-    def __init__(
-        self, tracer: Any, start: int = 0, stop: int | None = None, steps: list[int] | None = None
-    ) -> None:
+    def __init__(self, tracer: Any, start: int = 0, stop: int | None = None, steps: list[int] | None = None) -> None:
         Iterations.__init__(self, start, stop, steps)
         self.tracer = tracer
 
@@ -97,11 +97,13 @@ class Steps(Iterations):
         mediator: Mediator = cast(Any, getcurrent()).mediator()
         loop = Iterations.__iter__(self)
         clock = clock_of(self.tracer.envoy)
+        idle = False
         for step in loop:
+            if idle:
+                await_step(mediator, clock, step)
             before = mediator.pending
             yield step
-            if mediator.pending is before:
-                await_step(mediator, clock, step + 1)
+            idle = mediator.pending is before
 
     def execute(self, code: CodeType) -> None:
         """Start the worker of a ``with`` block."""
