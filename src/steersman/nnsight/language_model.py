@@ -62,6 +62,11 @@ class LanguageModel(ModuleEnvoy, nnsight.LanguageModel):
             if self._name == "demo":
                 options.setdefault("dtype", "float32")
             source = str(demo_folder()) if self._name == "demo" else self._name
+            if options.get("tokenizer") is None and not options.get("dispatch", False):
+                from transformers import AutoTokenizer
+
+                shared = {key: options[key] for key in ("revision", "trust_remote_code") if key in options}
+                options["tokenizer"] = AutoTokenizer.from_pretrained(source, **shared)
         tokenizer = options.get("tokenizer")
         if tokenizer is not None and not isinstance(tokenizer, str):
             options["tokenizer"] = copy.deepcopy(tokenizer)  # nnsight gives it a pad token and a padding side
