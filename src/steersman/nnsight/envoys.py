@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from nnsight import Envoy
 from nnsight.intervention.eproperty import eproperty
 from nnsight.intervention.interleaver import Mediator
 from nnsight.intervention.util import first_input, replace_first_input
 from torch import Tensor, nn
+
+from nnsight import Envoy
 
 from ..errors import MismatchError, TraceError
 from .names import Site

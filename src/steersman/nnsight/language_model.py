@@ -6,10 +6,11 @@ import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import nnsight
 from nnsight.intervention.interleaver import OutOfOrderError
 from nnsight.modeling.transformers import Generator
 from torch import nn
+
+import nnsight
 
 from ..errors import ArchitectureError, TraceError, UnsupportedError
 from ..model.architecture import Architecture, find_architecture
