@@ -120,7 +120,7 @@ class LanguageModel(ModuleEnvoy, nnsight.LanguageModel):
 
     @property
     def blocks(self) -> Any:
-        """The decoder blocks: ``model.blocks[3].attention``, ``.mlp``, ``.heads``, ``.resid_mid`` and the other sites."""
+        """The decoder blocks: ``model.blocks[3].attention``, ``.mlp``, ``.heads``, ``.resid_mid`` ..."""
         if self._blocks_path is None:
             self.dispatch()
         return self.get(cast(str, self._blocks_path))
