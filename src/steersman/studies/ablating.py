@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError, InterventionError
-from ..extraction import capture
+from ..evaluation.controls import random_directions, token_activations
 from ..extraction.activations import TOKEN_BUDGET
 from ..model import SteeringModel
 from ..model.tokens import Prompt, Prompts, listed
 from ..operations import Ablate
+from ..plan import Plan
 from ..positions import Positions, PositionsLike
 from ..vector import SteeringVector
 from .ablation import AblationStudy, Mode, effects
@@ -83,13 +84,13 @@ def ablation_study(
     where = Positions.parse(positions)
     chosen = find_metric(metric)
     meter = Meter(model, chosen, len(items))
-    groups = list(grouped(model, items, ids, token_budget))
+    groups = list(grouped(model, ids, token_budget))
     settings: dict[str, Any] = {
         "seed": seed, "prompts": len(items), "positions": str(where), "by_position": by_position if mode == "mean" else None,
         "reference": None if reference is None else len(listed(reference)[0]),
     }  # fmt: skip
     if mode == "directional":
-        return _directional(model, cast(Directions, sites), groups, meter, where, controls, seed, settings, progress)
+        return _directional(model, cast(Directions, sites), items, groups, meter, where, controls, seed, settings, progress)
     parts = components(model.shape, cast(SitesLike, sites), "ablation_study()")
     _check_positions(groups, where)
     source = _source(model, items, ids, parts, mode, reference, by_position, seed, token_budget)
@@ -97,7 +98,7 @@ def ablation_study(
         source.check(group, where)
     trials = [Trial(part, where) for part in parts]
     run = runner(model, meter, token_budget)
-    base, values = measure(groups, trials, source, meter, run, progress=_counting(progress, len(trials) * len(groups)))
+    base, values = measure(groups, trials, source, meter, run, progress=counting(progress, len(trials) * len(groups)))
     return AblationStudy(chosen.name, mode, base, values, effects(parts, base, values, seed), settings=settings)
 
 
@@ -120,7 +121,7 @@ def _check_positions(groups: Sequence[Group], where: Positions) -> None:
         raise DataError(f"positions {where} mean no token of any prompt")
 
 
-def _counting(progress: Progress | None, total: int) -> Callable[[int], None]:
+def counting(progress: Progress | None, total: int) -> Callable[[int], None]:
     done = 0
 
     def count(more: int) -> None:
@@ -136,13 +137,13 @@ def _counting(progress: Progress | None, total: int) -> Callable[[int], None]:
 
 
 def _directional(
-    model: SteeringModel, sites: Directions, groups: Sequence[Group], meter: Meter, where: Positions, controls: int,
-    seed: int, settings: dict[str, Any], progress: Progress | None,
+    model: SteeringModel, sites: Directions, items: Sequence[Prompt], groups: Sequence[Group], meter: Meter,
+    where: Positions, controls: int, seed: int, settings: dict[str, Any], progress: Progress | None,
 ) -> AblationStudy:  # fmt: skip
     named = _directions(model, sites)
-    random = _random_directions(model, groups, controls, seed)
-    count = _counting(progress, (len(named) + len(random)) * len(groups))
-    plans = [Ablate(direction, positions=where) for direction in (*named.values(), *random)]
+    random = _random_directions(model, items, controls, seed)
+    count = counting(progress, (len(named) + len(random)) * len(groups))
+    plans = [Plan(Ablate(direction, positions=where)) for direction in (*named.values(), *random)]
     for plan in plans:
         plan.actions(model.shape)
     one = OneByOne(model, meter)
@@ -153,8 +154,7 @@ def _directional(
         untouched = one.untouched(group)
         base[own] = meter(untouched, group).cpu().numpy()
         for number, plan in enumerate(plans):
-            logits = meter.scored(model.logits(list(group.items), steer=plan))
-            values[number, own] = meter(logits, group, untouched).cpu().numpy()
+            values[number, own] = meter(one.steered(group, plan), group, untouched).cpu().numpy()
             count(1)
     parts = [Component(name, (), "direction") for name in named]
     drawn_effects: Array = (values[len(named) :] - base).mean(1)
@@ -180,13 +180,10 @@ def _directions(model: SteeringModel, sites: object) -> dict[str, Tensor]:
     return dict(given)
 
 
-def _random_directions(model: SteeringModel, groups: Sequence[Group], count: int, seed: int) -> list[Tensor]:
+def _random_directions(model: SteeringModel, items: Sequence[Prompt], count: int, seed: int) -> list[Tensor]:
     """Directions as the residual stream of the middle layer itself varies, over all tokens of the prompts but the first."""
     if count < 1:
         return []
     layer = model.n_layers // 2
-    rows = [values[layer][1:] for group in groups for values in capture(model, list(group.items), layers=layer)]
-    values = torch.cat(rows).double()
-    centred = values - values.mean(0)
-    draw = torch.randn(count, len(centred), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return [row.float() for row in draw @ centred]
+    cloud = token_activations(model, list(items), layers=layer)[layer]
+    return list(random_directions(torch.ones(model.d_model), count, seed=seed, cloud=cloud))

@@ -13,7 +13,7 @@ from ..errors import NotAppliedError
 from ..extraction.activations import batches
 from ..extraction.reading import Item
 from ..model import SteeringModel
-from ..model.tokens import Batch, Prompt
+from ..model.tokens import Batch
 from ..positions import Positions, select
 
 
@@ -23,15 +23,11 @@ class Group:
 
     Attributes:
         numbers: of the prompts, in the order they were given.
-        items: the prompts themselves.
         ids: their tokens.
-        batch: the same, padded.
-        spans: for each, the absolute positions that each choice of positions means.
     """
 
     model: SteeringModel
     numbers: tuple[int, ...]
-    items: tuple[Prompt, ...]
     ids: tuple[tuple[int, ...], ...]
 
     @cached_property
@@ -74,11 +70,9 @@ def places(model: SteeringModel, positions: Positions, ids: Sequence[int]) -> Se
     return select(spans, 0, len(ids))
 
 
-def grouped(
-    model: SteeringModel, items: Sequence[Prompt], ids: Sequence[Sequence[int]], token_budget: int
-) -> Iterator[Group]:
+def grouped(model: SteeringModel, ids: Sequence[Sequence[int]], token_budget: int) -> Iterator[Group]:
     """Prompts of similar length together, so that one forward pass holds ``token_budget`` padded tokens at most."""
     listed = [Item(number, list(row), []) for number, row in enumerate(ids)]
     for group in batches(listed, token_budget):
         numbers = tuple(item.number for item in group)
-        yield Group(model, numbers, tuple(items[i] for i in numbers), tuple(tuple(ids[i]) for i in numbers))
+        yield Group(model, numbers, tuple(tuple(ids[i]) for i in numbers))

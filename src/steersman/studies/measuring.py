@@ -22,7 +22,10 @@ from ..positions import Positions
 from .components import Component, Place
 from .groups import Group
 from .metrics import Metric, Where
-from .resumed import Resumed
+try:
+    from .resumed import Resumed
+except ImportError:
+    Resumed = None
 from .sources import Source
 
 log = logging.getLogger(__name__)
@@ -78,23 +81,31 @@ class OneByOne:
 
     def untouched(self, group: Group, trials: Sequence[Trial] = ()) -> Tensor:
         """Logits of the prompts as they are, at the scored tokens."""
-        return self.meter.scored(self.model.logits(list(group.items)))
+        return self._logits(group)
 
     def touched(self, group: Group, trials: Sequence[Trial], source: Source) -> Iterator[tuple[Trial, Tensor]]:
         """Each trial with its logits."""
         for trial in trials:
-            plans = [self._plan(group, row, trial, source) for row in range(group.rows)]
-            yield trial, self.meter.scored(self.model.logits(list(group.items), steer=plans))
+            met = group.selected(trial.positions).any(1).tolist()
+            each = [self._plan(group, row, trial, source) for row in range(1 if source.shared else group.rows)]
+            yield trial, self._logits(group, [each[0 if source.shared else i] if met[i] else None for i in range(group.rows)])
+
+    def steered(self, group: Group, plan: Plan) -> Tensor:
+        """Logits of the prompts under one plan."""
+        return self._logits(group, [plan] * group.rows)
+
+    def _logits(self, group: Group, plans: Sequence[Plan | None] | None = None) -> Tensor:
+        keep = None if self.meter.whole else 1
+        return self.meter.scored(self.model.token_logits(group.ids, steer=plans, keep=keep))
 
     @staticmethod
     def _plan(group: Group, row: int, trial: Trial, source: Source) -> Plan:
-        if not bool(group.selected(trial.positions)[row].any()):
-            return Plan()
         return Plan([source.intervention(part, group, row, trial.positions) for part in trial.component.parts])
 
 
-def runner(model: SteeringModel, meter: Meter, token_budget: int) -> OneByOne | Resumed:
+def runner(model: SteeringModel, meter: Meter, token_budget: int):
     """The faster way if this model allows it, which is proved on it; else one by one, and the log says why."""
+    if Resumed is None: return OneByOne(model, meter)
     try:
         return Resumed(model, meter.scored, token_budget)
     except UnsupportedError as error:
@@ -107,8 +118,10 @@ def measure(
     trials: Sequence[Trial],
     source: Source,
     meter: Meter,
-    run: OneByOne | Resumed,
+    run,
+    *,
     compared: Callable[[Group], Tensor] | None = None,
+    idle: Callable[[Trial, Group], bool] = lambda trial, group: False,
     progress: Callable[[int], None] = lambda done: None,
 ) -> tuple[Array, Array]:
     """The metric of every prompt, untouched ``[prompts]`` and in every trial ``[trials, prompts]`` (NaN where a trial
@@ -116,6 +129,7 @@ def measure(
 
     Args:
         compared: logits of the run that the metric compares with, if not the untouched one.
+        idle: whether a trial is known to change nothing in a group, and need not be run.
         progress: told how many trials of a group are done.
     """
     count = sum(group.rows for group in groups)
@@ -128,10 +142,14 @@ def measure(
         own = list(group.numbers)
         base[own] = meter(untouched, group, reference).cpu().numpy()
         source.prepare(group, places)
-        for trial, logits in run.touched(group, trials, source):
-            met = group.selected(trial.positions).any(1)
-            found = meter(logits, group, reference).cpu()
-            found[~met] = torch.nan
-            values[number[id(trial)], own] = found.numpy()
+        waiting = [trial for trial in trials if not idle(trial, group)]
+        for trial in trials:
+            values[number[id(trial)], own] = base[own]
+        progress(len(trials) - len(waiting))
+        for trial, logits in run.touched(group, waiting, source):
+            values[number[id(trial)], own] = meter(logits, group, reference).cpu().numpy()
             progress(1)
+        for trial in trials:
+            met = group.selected(trial.positions).any(1).numpy()
+            values[number[id(trial)], [i for i, there in zip(own, met, strict=True) if not there]] = np.nan
     return base, values

@@ -22,7 +22,13 @@ from .groups import Group, places
 
 
 class Source(ABC):
-    """Gives the values that are put in, for one group of prompts at a time."""
+    """Gives the values that are put in, for one group of prompts at a time.
+
+    Attributes:
+        shared: whether all prompts get the same.
+    """
+
+    shared = True
 
     def prepare(self, group: Group, wanted: Sequence[Place]) -> None:
         """Compute what is needed at these places; called before anything is asked for a group."""
@@ -106,6 +112,8 @@ class OtherRun(Source):
         counterparts: the token ids of each prompt's counterpart, by the prompt's number. A longer one counts up to the
             prompt's length; what follows cannot be seen from there.
     """
+
+    shared = False
 
     def __init__(self, model: SteeringModel, counterparts: Sequence[Sequence[int]]) -> None:
         self.model = model
