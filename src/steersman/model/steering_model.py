@@ -127,6 +127,16 @@ class SteeringModel:
         """The precision of its activations."""
         return cast(torch.dtype, self._hf.dtype)
 
+    @property
+    def engine(self) -> HookEngine:
+        """The reference engine on this model, for those who call its blocks themselves."""
+        return self._engine
+
+    @property
+    def always(self) -> Plan:
+        """What acts on every call made now: its edits, then the contexts entered."""
+        return self.plan + self._contexts.plan
+
     def __repr__(self) -> str:
         edited = f", {len(self.plan)} edits" if self.plan else ""
         return f"SteeringModel({self.shape.name}, {self.n_layers} layers, width {self.d_model}{edited})"
@@ -195,7 +205,7 @@ class SteeringModel:
             return self._logits(rows, self.tokens.batch(sequences), plans, keep).clone()
 
     def _logits(self, rows: list[Row], batch: Batch, plans: list[Plan], keep: int | None = None) -> Tensor:
-        arguments = self._forward_arguments(batch)
+        arguments = self.forward_arguments(batch)
         if keep is not None and _can_keep(self._hf):
             arguments["logits_to_keep"] = keep
         with self._engine.call(plans, rows) as run:
@@ -270,7 +280,12 @@ class SteeringModel:
             produced = self._hf.generate(input_ids=here.input_ids, attention_mask=here.attention_mask, **arguments)
         return cast(Tensor, produced)
 
+<<<<<<< HEAD
     def _forward_arguments(self, batch: Batch) -> dict[str, Any]:
+=======
+    def forward_arguments(self, batch: Batch) -> dict[str, Tensor]:
+        """What the model, or its decoder, is called with for a batch; position ids always come from the mask."""
+>>>>>>> sweep
         here = batch.to(self.device)
         arguments: dict[str, Any] = {"input_ids": here.input_ids, "attention_mask": here.attention_mask}
         if "position_ids" in self._engine.parameters:
@@ -382,7 +397,7 @@ class SteeringModel:
 
     def steered_by(self, steer: PlanLike) -> bool:
         """Whether anything would act on a call made now with this plan: an edit, a context, or the plan."""
-        return bool((self.plan + self._contexts.plan + Plan.of(steer)).actions(self.shape))
+        return bool((self.always + Plan.of(steer)).actions(self.shape))
 
     @contextmanager
     def forward_only(
@@ -394,11 +409,11 @@ class SteeringModel:
 
         For readers of activations, who may also end the pass early; what it returns is nothing.
         """
-        plan = self.plan + self._contexts.plan + Plan.of(steer)
+        plan = self.always + Plan.of(steer)
         rows = [Row(len(ids), tuple(ids), self.tokens.find_marker, f"text {i}") for i, ids in enumerate(prompts)]
 
         def forward(batch: Batch | dict[str, Any]) -> None:
-            own = batch if isinstance(batch, dict) else self._forward_arguments(batch)
+            own = batch if isinstance(batch, dict) else self.forward_arguments(batch)
             self.architecture.decoder(**own, use_cache=False)
 
         with torch.inference_mode(), self._engine.call([plan], rows):
@@ -406,7 +421,7 @@ class SteeringModel:
 
     def _plans(self, steer: Steer, rows: int) -> tuple[list[Plan], list[int]]:
         """The distinct plans of a call, what always acts before each, and the number of the plan of each row."""
-        always = self.plan + self._contexts.plan
+        always = self.always
         if not isinstance(steer, list | tuple):
             return [always + cast(PlanLike, steer)], [0] * rows
         items = cast("Sequence[PlanLike]", steer)

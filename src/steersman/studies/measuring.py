@@ -22,10 +22,7 @@ from ..positions import Positions
 from .components import Component, Place
 from .groups import Group
 from .metrics import Metric, Where
-try:
-    from .resumed import Resumed
-except ImportError:
-    Resumed = None
+from .resumed import Resumed
 from .sources import Source
 
 log = logging.getLogger(__name__)
@@ -103,9 +100,8 @@ class OneByOne:
         return Plan([source.intervention(part, group, row, trial.positions) for part in trial.component.parts])
 
 
-def runner(model: SteeringModel, meter: Meter, token_budget: int):
+def runner(model: SteeringModel, meter: Meter, token_budget: int) -> OneByOne | Resumed:
     """The faster way if this model allows it, which is proved on it; else one by one, and the log says why."""
-    if Resumed is None: return OneByOne(model, meter)
     try:
         return Resumed(model, meter.scored, token_budget)
     except UnsupportedError as error:
@@ -118,7 +114,7 @@ def measure(
     trials: Sequence[Trial],
     source: Source,
     meter: Meter,
-    run,
+    run: OneByOne | Resumed,
     *,
     compared: Callable[[Group], Tensor] | None = None,
     idle: Callable[[Trial, Group], bool] = lambda trial, group: False,
