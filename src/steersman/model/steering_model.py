@@ -280,12 +280,8 @@ class SteeringModel:
             produced = self._hf.generate(input_ids=here.input_ids, attention_mask=here.attention_mask, **arguments)
         return cast(Tensor, produced)
 
-<<<<<<< HEAD
-    def _forward_arguments(self, batch: Batch) -> dict[str, Any]:
-=======
-    def forward_arguments(self, batch: Batch) -> dict[str, Tensor]:
+    def forward_arguments(self, batch: Batch) -> dict[str, Any]:
         """What the model, or its decoder, is called with for a batch; position ids always come from the mask."""
->>>>>>> sweep
         here = batch.to(self.device)
         arguments: dict[str, Any] = {"input_ids": here.input_ids, "attention_mask": here.attention_mask}
         if "position_ids" in self._engine.parameters:
