@@ -32,8 +32,9 @@ class Group:
 
     @cached_property
     def batch(self) -> Batch:
-        """The tokens, padded."""
-        return self.model.tokens.batch(self.ids)
+        """The tokens, padded; usable in passes with gradients and without."""
+        with torch.inference_mode(False):
+            return self.model.tokens.batch(self.ids)
 
     @property
     def rows(self) -> int:

@@ -103,7 +103,7 @@ class OneByOne:
 def runner(model: SteeringModel, meter: Meter, token_budget: int) -> OneByOne | Resumed:
     """The faster way if this model allows it, which is proved on it; else one by one, and the log says why."""
     try:
-        return Resumed(model, meter.scored, token_budget)
+        return Resumed(model, meter.scored, token_budget, last_only=not meter.whole)
     except UnsupportedError as error:
         log.info("every component is measured in a whole forward pass: %s", error)
         return OneByOne(model, meter)

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from ..model import SteeringModel
 from ..model.architecture import Tap
-from ..model.resume import BasePass, Resumable
+from ..model.resume import BasePass, Resumable, difference, tolerance
 from .components import Place
 from .groups import Group
 from .sources import Source
+from .thinning import thin_parts, thinned
 
 if TYPE_CHECKING:
     from .measuring import Trial
@@ -27,25 +28,48 @@ class Resumed:
 
     Args:
         scored: of ``[.., rows, columns, width]`` the tokens that are scored.
+        last_only: whether that is the last token alone.
         token_budget: padded tokens per forward pass, all copies of the batch together.
 
     Raises:
         UnsupportedError: the blocks of this model cannot be called again.
     """
 
-    def __init__(self, model: SteeringModel, scored: Callable[[Tensor], Tensor], token_budget: int) -> None:
+    def __init__(
+        self, model: SteeringModel, scored: Callable[[Tensor], Tensor], token_budget: int, *, last_only: bool
+    ) -> None:
         self.model = model
         self.scored = scored
+        self.last_only = last_only
         self.token_budget = token_budget
         self.resumable = Resumable(model)
         self._base: BasePass | None = None
+        self._thin: bool | None = None  # not tried yet
 
     def untouched(self, group: Group, trials: Sequence[Trial] = ()) -> Tensor:
         """Logits of the prompts as they are, at the scored tokens; what the trials start from is kept."""
         deepest = self.model.n_layers
         keep = sorted({trial.component.start for trial in trials} | {deepest})
+        if self._may_thin:
+            keep = sorted({*keep, deepest - 1})
         self._base = self.resumable.record(group.ids, [len(ids) for ids in group.ids], keep=keep)
-        return self.resumable.logits(self.scored(self._base.residuals[deepest]))
+        found = self.resumable.logits(self.scored(self._base.residuals[deepest]))
+        if self._thin is None:
+            self._thin = self._may_thin and self._thins(found)
+        return found
+
+    @property
+    def _may_thin(self) -> bool:
+        """Whether the last block is scored at the last token, with nothing acting on it that could mind."""
+        return self.last_only and not self.model.always and self._thin is not False
+
+    def _thins(self, expected: Tensor) -> bool:
+        """Whether the last block gives the same logits when its parts are run at the last token only."""
+        assert self._base is not None
+        last = self.model.n_layers - 1
+        with thinned(thin_parts(self.model.architecture)):
+            found = self.resumable.logits(self.scored(self.resumable.resume(self._base, last, self._base.residuals[last])))
+        return difference(found, expected) <= tolerance(self.model)
 
     def touched(self, group: Group, trials: Sequence[Trial], source: Source) -> Iterator[tuple[Trial, Tensor]]:
         """Each trial with its logits, in the order of the blocks that they begin at."""
@@ -70,6 +94,8 @@ class Resumed:
                     stream = edit.of(stream)
                     continue
                 stack.callback(tap.attach(edit).remove)
+            if self._thin and not any(layer == self.model.n_layers - 1 for _, layer in edits):
+                stack.enter_context(thinned(thin_parts(architecture)))
             stream = self.resumable.resume(self._base, start, stream)
             return self.resumable.logits(self.scored(stream))
 
