@@ -68,8 +68,8 @@ class Resumed:
         assert self._base is not None
         last = self.model.n_layers - 1
         with thinned(thin_parts(self.model.architecture)):
-            found = self.resumable.logits(self.scored(self.resumable.resume(self._base, last, self._base.residuals[last])))
-        return difference(found, expected) <= tolerance(self.model)
+            stream = self.resumable.resume(self._base, last, self._base.residuals[last])
+        return difference(self.resumable.logits(self.scored(stream)), expected) <= tolerance(self.model)
 
     def touched(self, group: Group, trials: Sequence[Trial], source: Source) -> Iterator[tuple[Trial, Tensor]]:
         """Each trial with its logits, in the order of the blocks that they begin at."""
@@ -97,7 +97,7 @@ class Resumed:
             if self._thin and not any(layer == self.model.n_layers - 1 for _, layer in edits):
                 stack.enter_context(thinned(thin_parts(architecture)))
             stream = self.resumable.resume(self._base, start, stream)
-            return self.resumable.logits(self.scored(stream))
+        return self.resumable.logits(self.scored(stream))  # which may run the whole model, so without the edits
 
 
 class Edit:
