@@ -19,7 +19,12 @@ from steersman.model import resume
 from steersman.studies import measuring
 
 PROMPTS = ["the movie was great and", "Paris is", "a good movie in London is"]
-CORPUS = ["the weather in Paris is good", "London", "a bad movie was awful of the", "it is a great movie in London and Paris"]
+CORPUS = [
+    "the weather in Paris is good",
+    "London",
+    "a bad movie was awful of the",
+    "it is a great movie in London and Paris",
+]
 TARGET, FOIL = " good", " bad"
 REFERENCE = ["gpt2", "llama", "gpt_neox", "mixtral", "mistral"]
 
@@ -33,7 +38,9 @@ def difference(model: sm.SteeringModel, logits: Tensor) -> float:
     return float(logits[target].detach() - logits[foil].detach())
 
 
-def by_hand_values(model: sm.SteeringModel, family: str, site: str, unit: int | None, layer: int, put: Any) -> list[float]:
+def by_hand_values(
+    model: sm.SteeringModel, family: str, site: str, unit: int | None, layer: int, put: Any
+) -> list[float]:
     """The metric of every prompt with one component set to ``put(number of the prompt)``."""
     found = []
     for number, ids in enumerate(ids_of(model, PROMPTS)):
@@ -235,7 +242,9 @@ def test_directions_are_projected_out_of_all_writers_beside_random_ones_of_the_m
 def test_effects_are_paired_and_come_with_intervals_and_peers() -> None:
     model = steering_model("gpt2")
     texts = [f"{a} is {b} and" for a in ("Paris", "London", "a movie", "the movie") for b in ("good", "bad", "great")]
-    study = sm.ablation_study(model, texts, sites=sm.heads("all"), mode="zero", metric=sm.logit_difference(TARGET, FOIL))
+    study = sm.ablation_study(
+        model, texts, sites=sm.heads("all"), mode="zero", metric=sm.logit_difference(TARGET, FOIL)
+    )
     frame = study.frame().set_index("component")
     assert list(frame.index) == [f"L{layer}H{head}" for layer in range(3) for head in range(4)]
     row = frame.loc["L1H2"]

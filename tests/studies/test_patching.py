@@ -74,7 +74,6 @@ def test_everything_patched_is_one_and_nothing_is_zero_in_every_family(family: s
     assert late.patches[0].score.value == pytest.approx(0, abs=1e-3)  # nothing reads it there
 
 
-
 def test_patching_all_that_writes_the_stream_restores_everything() -> None:
     for family in ("gpt2", "mixtral", "gpt_neox"):
         model = steering_model(family)
@@ -82,7 +81,9 @@ def test_patching_all_that_writes_the_stream_restores_everything() -> None:
         assert study_of(model, sites=everything, positions="all").patches[0].score.value == pytest.approx(1, abs=1e-3)
 
 
-@pytest.mark.parametrize("metric", ["kl", sm.log_probability(" good"), lambda logits: logits[:, 7]], ids=["kl", "log", "function"])
+@pytest.mark.parametrize(
+    "metric", ["kl", sm.log_probability(" good"), lambda logits: logits[:, 7]], ids=["kl", "log", "function"]
+)
 def test_resumed_equals_one_by_one(metric: Any, monkeypatch: Any) -> None:
     model = steering_model("llama")
     settings = {"sites": ["resid_mid", sm.heads(1)], "positions": ["prompt[1]", "last"], "metric": metric}
@@ -180,7 +181,10 @@ def test_attribution_is_the_slope_towards_the_patch(family: str) -> None:
     step, target, foil = 1e-2, *(model.tokens.continuation(text)[0] for text in (" good", " bad"))
     for patch in study.patches:
         layer = patch.component.layer
-        replace = {s: sm.Replace(clean[layer][-1], layers=layer, site="mlp_out", positions="last", strength=s) for s in (step, -step)}
+        replace = {
+            s: sm.Replace(clean[layer][-1], layers=layer, site="mlp_out", positions="last", strength=s)
+            for s in (step, -step)
+        }
         up, down = (model.logits(CORRUPT, steer=plan)[0, -1].double() for plan in replace.values())
         slope = float((up - down)[target] - (up - down)[foil]) / (2 * step)
         expected = slope / (study.clean[0] - study.corrupt[0])

@@ -55,7 +55,9 @@ def ablate(
     ] = None,
     by_position: Annotated[
         bool,
-        typer.Option("--by-position", metavar="", show_envvar=False, help="mean: one for each position, not one for all."),
+        typer.Option(
+            "--by-position", metavar="", show_envvar=False, help="mean: one for each position, not one for all."
+        ),
     ] = False,
     positions: Annotated[
         str, typer.Option("--positions", metavar="WHERE", show_envvar=False, help="The tokens at which to ablate.")

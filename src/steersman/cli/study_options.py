@@ -23,7 +23,9 @@ METRICS = ("logit-difference", "probability", "log-probability", "kl", "loss")
 
 Target = Annotated[
     str | None,
-    typer.Option("--target", show_envvar=False, metavar="TOKEN", help='The right next token, with its space: " Paris".'),
+    typer.Option(
+        "--target", show_envvar=False, metavar="TOKEN", help='The right next token, with its space: " Paris".'
+    ),
 ]
 Foil = Annotated[
     str | None,
@@ -57,7 +59,9 @@ def rows_of(run: Run, path: Path, keys: Sequence[str]) -> list[dict[str, str]]:
     try:
         lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except FileNotFoundError:
-        raise InputError(f"there is no file {path}", fix="give a .jsonl file, or a text with one prompt a line") from None
+        raise InputError(
+            f"there is no file {path}", fix="give a .jsonl file, or a text with one prompt a line"
+        ) from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text", why=str(error)) from error
     if not lines:
@@ -132,7 +136,9 @@ def checked_outputs(outputs: list[Path] | None) -> list[Path]:
     """The output files, each of a kind that can be written into a folder that exists."""
     for path in outputs or []:
         if path.suffix not in OUTPUTS:
-            raise InputError(f"-o {path} must end in {', '.join(OUTPUTS)}", why="that is what a study can be written as")
+            raise InputError(
+                f"-o {path} must end in {', '.join(OUTPUTS)}", why="that is what a study can be written as"
+            )
         if not path.parent.is_dir():
             raise InputError(f"there is no folder {path.parent}", fix=f"mkdir -p {path.parent}")
     return list(outputs or [])
@@ -152,7 +158,9 @@ def write(run: Run, schema: str, study: Any, outputs: Sequence[Path], document: 
             except DataError:  # no map of two sides: the largest, as bars
                 texts[path] = study.bars()
         else:
-            texts[path] = study.frame().to_csv(index=False) if path.suffix == ".csv" else as_json(schema, document) + "\n"
+            texts[path] = (
+                study.frame().to_csv(index=False) if path.suffix == ".csv" else as_json(schema, document) + "\n"
+            )
     for path, text in texts.items():
         with replacing(path) as temporary:
             temporary.write_text(text, encoding="utf-8")

@@ -2,9 +2,9 @@
 
 from .ablating import ablation_study
 from .ablation import AblationStudy
+from .metrics import kl_divergence, log_probability, logit_difference, next_token_loss, probability
 from .patching import PatchingStudy
 from .patching_runs import patching_study
-from .metrics import kl_divergence, log_probability, logit_difference, next_token_loss, probability
 
 __all__ = [
     "AblationStudy",

@@ -90,7 +90,9 @@ def ablation_study(
         "reference": None if reference is None else len(listed(reference)[0]),
     }  # fmt: skip
     if mode == "directional":
-        return _directional(model, cast(Directions, sites), items, groups, meter, where, controls, seed, settings, progress)
+        return _directional(
+            model, cast(Directions, sites), items, groups, meter, where, controls, seed, settings, progress
+        )
     parts = components(model.shape, cast(SitesLike, sites), "ablation_study()")
     _check_positions(groups, where)
     source = _source(model, items, ids, parts, mode, reference, by_position, seed, token_budget)

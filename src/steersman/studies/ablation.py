@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ..charts import bars, heatmap, write
+from ..charts.layout import shown
 from ..errors import DataError
 from ..evaluation.statistics import Estimate, mean
 from .components import Component
@@ -109,7 +110,7 @@ class AblationStudy:
         whole, parts = float(np.mean(self.base)), one.component.parts
         return {
             "component": one.component.label,
-            "site": parts[0].site if len({part.site for part in parts}) == 1 else None,
+            "site": parts[0].site if parts and len({part.site for part in parts}) == 1 else None,
             "layer": one.component.layer,
             "unit": one.component.unit,
             "value": one.value,
@@ -176,7 +177,8 @@ class AblationStudy:
         }
 
     def _subtitle(self) -> str:
-        return f"whole model {np.mean(self.base):.3g} over {len(self.base)} prompts"
+        prompts = f"{len(self.base)} prompt{'s' if len(self.base) > 1 else ''}"
+        return f"whole model {shown(float(np.mean(self.base)))} over {prompts}"
 
 
 _TITLES: dict[Mode, str] = {

@@ -109,9 +109,11 @@ def components(shape: ModelShape, sites: SitesLike, what: str) -> list[Component
         several = cast("Sequence[Sites | str]", [sites] if isinstance(sites, Sites | str) else sites)
         found = [one for item in several for one in _single(shape, item, what)]
     if not found:
-        raise InterventionError(f"{what} names no site; for example sites=heads(\"all\")")
+        raise InterventionError(f'{what} names no site; for example sites=heads("all")')
     labels = [one.label for one in found]
-    twice = next((label for label in labels if labels.count(label) > 1), None) if len(set(labels)) < len(labels) else None
+    twice = (
+        next((label for label in labels if labels.count(label) > 1), None) if len(set(labels)) < len(labels) else None
+    )
     if twice is not None:
         raise InterventionError(f"{what} names {twice} twice")
     return found
@@ -162,4 +164,4 @@ def label_of(component: str, layer: int, unit: int | None) -> str:
     if component in ("z", "mlp_post"):
         letter = "H" if component == "z" else "N"
         return f"L{layer}" if unit is None else f"L{layer}{letter}{unit}"
-    return f"{ {'attn_out': 'attention', 'mlp_out': 'mlp'}.get(component, component)} {layer}"
+    return f"{ {'attn_out': 'attention', 'mlp_out': 'mlp'}.get(component, component) } {layer}"

@@ -69,7 +69,10 @@ def _changes(
 
         return act
 
-    rows = [Row(len(ids), ids, model.tokens.find_marker, f"prompt {n}") for n, ids in zip(group.numbers, group.ids, strict=True)]
+    rows = [
+        Row(len(ids), ids, model.tokens.find_marker, f"prompt {n}")
+        for n, ids in zip(group.numbers, group.ids, strict=True)
+    ]
     base = None if compared is None else compared(group)
     with torch.enable_grad(), ExitStack() as stack:
         stack.enter_context(model.engine.call([model.always], rows))

@@ -85,7 +85,10 @@ class OneByOne:
         for trial in trials:
             met = group.selected(trial.positions).any(1).tolist()
             each = [self._plan(group, row, trial, source) for row in range(1 if source.shared else group.rows)]
-            yield trial, self._logits(group, [each[0 if source.shared else i] if met[i] else None for i in range(group.rows)])
+            yield (
+                trial,
+                self._logits(group, [each[0 if source.shared else i] if met[i] else None for i in range(group.rows)]),
+            )
 
     def steered(self, group: Group, plan: Plan) -> Tensor:
         """Logits of the prompts under one plan."""

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ..charts import bars, heatmap, write
+from ..charts.layout import shown
 from ..errors import DataError
 from ..evaluation.statistics import Estimate, mean
 from .components import Component
@@ -133,7 +134,11 @@ class PatchingStudy:
         }
 
     def heatmap(
-        self, path: str | Path | None = None, *, show: Literal["score", "attribution"] = "score", title: str | None = None
+        self,
+        path: str | Path | None = None,
+        *,
+        show: Literal["score", "attribution"] = "score",
+        title: str | None = None,
     ) -> str:
         """The scores by layer and position, or by layer and head, as an SVG; written to ``path`` if given.
 
@@ -189,7 +194,8 @@ class PatchingStudy:
         }
 
     def _subtitle(self) -> str:
-        return f"clean {np.mean(self.clean):.3g}, corrupt {np.mean(self.corrupt):.3g} over {len(self.clean)} pairs"
+        pairs = f"{len(self.clean)} pair{'s' if len(self.clean) > 1 else ''}"
+        return f"clean {shown(float(np.mean(self.clean)))}, corrupt {shown(float(np.mean(self.corrupt)))} over {pairs}"
 
     def _grid(self) -> Any:
         kinds = {one.component.kind for one in self.patches}
@@ -203,7 +209,8 @@ class PatchingStudy:
         if units:
             return rows, units, "head", lambda one: (rows.index(one.component.layer), units.index(one.component.unit))
         labels = [place.label for place in places]
-        return rows, labels, "position", lambda one: (rows.index(one.component.layer), one.place.index)
+        # without a name of the axis every token is written, cut to its column
+        return rows, labels, "", lambda one: (rows.index(one.component.layer), one.place.index)
 
 
 def scored(

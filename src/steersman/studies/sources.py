@@ -144,9 +144,7 @@ class OtherRun(Source):
         return Mean(part.sites, values, positions=positions)
 
 
-def drawn(
-    model: SteeringModel, ids: Sequence[Sequence[int]], reference: Prompts | None, seed: int
-) -> list[list[int]]:
+def drawn(model: SteeringModel, ids: Sequence[Sequence[int]], reference: Prompts | None, seed: int) -> list[list[int]]:
     """For each prompt a text of the reference that is at least as long, drawn at random; another prompt without one.
 
     Raises:
