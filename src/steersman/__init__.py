@@ -32,6 +32,21 @@ _PUBLIC = {
     ),
     **dict.fromkeys(["cosine_matrix", "geometry", "lens", "norms", "projections"], "analysis"),
     "ContrastPairs": "data",
+    "contrast": "evaluation",
+    **dict.fromkeys(
+        [
+            "AblationStudy",
+            "PatchingStudy",
+            "ablation_study",
+            "kl_divergence",
+            "log_probability",
+            "logit_difference",
+            "next_token_loss",
+            "patching_study",
+            "probability",
+        ],
+        "studies",
+    ),
     "LinearProbe": "probe",
     "after": "positions",
     "demo_model": "demo",
@@ -48,6 +63,7 @@ if TYPE_CHECKING:
     from .data import ContrastPairs
     from .demo import demo_model
     from .eraser import Eraser
+    from .evaluation import contrast
     from .extraction import (
         Activations,
         EraserFitter,
@@ -66,16 +82,28 @@ if TYPE_CHECKING:
     from .positions import after
     from .probe import LinearProbe
     from .sites import attention, block, heads, mlp, neurons, site
+    from .studies import (
+        AblationStudy,
+        PatchingStudy,
+        ablation_study,
+        kl_divergence,
+        log_probability,
+        logit_difference,
+        next_token_loss,
+        patching_study,
+        probability,
+    )
     from .values import LayerValues
     from .vector import SteeringVector
 
 __all__ = [
-    "Ablate", "Activations", "Add", "Affine", "Clamp", "ContrastPairs", "Custom", "Erase", "Eraser", "EraserFitter",
-    "LayerValues", "LinearProbe", "Mean", "Plan", "Replace", "Resample", "Rotate", "SteeringModel",
-    "SteeringVector", "When", "Zero", "act_add", "activations", "after", "attention", "block", "capture",
-    "cosine_matrix", "demo_model",
-    "extract", "fit_eraser", "geometry", "heads", "lens", "mean_activations", "mlp", "neurons",
-    "norms", "projections", "sae_direction", "schedule", "show_read", "site",
+    "Ablate", "AblationStudy", "Activations", "Add", "Affine", "Clamp", "ContrastPairs", "Custom", "Erase",
+    "Eraser", "EraserFitter", "LayerValues", "LinearProbe", "Mean", "PatchingStudy", "Plan", "Replace",
+    "Resample", "Rotate", "SteeringModel", "SteeringVector", "When", "Zero", "ablation_study", "act_add",
+    "activations", "after", "attention", "block", "capture", "contrast", "cosine_matrix", "demo_model",
+    "extract", "fit_eraser", "geometry", "heads", "kl_divergence", "lens", "log_probability",
+    "logit_difference", "mean_activations", "mlp", "neurons", "next_token_loss", "norms", "patching_study",
+    "probability", "projections", "sae_direction", "schedule", "show_read", "site",
 ]  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from .. import __version__
+from .ablate import ablate
 from .chat import chat
 from .convert import convert
 from .demo import demo
@@ -14,6 +15,7 @@ from .doctor import doctor
 from .extract import extract
 from .generate import generate
 from .options import command
+from .patch import patch
 from .version import version
 
 HELP = """Steer language models: find directions, act on them while the model runs, measure what that did.
@@ -63,6 +65,8 @@ COMMANDS = {
     "extract": command()(extract),
     "generate": command(steering=True, sampling=True)(generate),
     "chat": command(steering=True, sampling=True)(chat),
+    "ablate": command()(ablate),
+    "patch": command()(patch),
     "convert": command()(convert),
     "doctor": command()(doctor),
     "version": command()(version),

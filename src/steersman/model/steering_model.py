@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
@@ -126,6 +127,16 @@ class SteeringModel:
         """The precision of its activations."""
         return cast(torch.dtype, self._hf.dtype)
 
+    @property
+    def engine(self) -> HookEngine:
+        """The reference engine on this model, for those who call its blocks themselves."""
+        return self._engine
+
+    @property
+    def always(self) -> Plan:
+        """What acts on every call made now: its edits, then the contexts entered."""
+        return self.plan + self._contexts.plan
+
     def __repr__(self) -> str:
         edited = f", {len(self.plan)} edits" if self.plan else ""
         return f"SteeringModel({self.shape.name}, {self.n_layers} layers, width {self.d_model}{edited})"
@@ -156,11 +167,51 @@ class SteeringModel:
         """
         with torch.set_grad_enabled(grad):
             with torch.inference_mode(not grad):
-                rows, batch, plans = self._prepare(prompts, steer, continuation)
-                with self._engine.call(plans, rows) as run:
-                    run.program.check_length(rows, batch.lengths)
-                    found: Tensor = self._hf(**self._forward_arguments(batch), use_cache=False).logits
+                found = self._logits(*self._prepare(prompts, steer, continuation))
             return found if grad else found.clone()
+
+    def token_logits(
+        self,
+        prompts: Sequence[Sequence[int]],
+        continuations: Sequence[Sequence[int]] | None = None,
+        *,
+        steer: Steer = None,
+        keep: int | None = None,
+    ) -> Tensor:
+        """One forward pass over token ids, for those who score texts.
+
+        Args:
+            prompts: the token ids of each row, special tokens included.
+            continuations: token ids that follow each prompt and count as generated; some may be empty.
+            steer: a plan for all rows, or a list with one (or None) for each.
+            keep: how many of the last columns to compute logits for; all unless given.
+
+        Returns:
+            ``[batch, keep, vocab]``; rows are left-padded, so the last columns are the last tokens of each row.
+
+        Raises:
+            PromptError, MismatchError, NotAppliedError: before the forward pass.
+        """
+        extra = continuations if continuations is not None else [()] * len(prompts)
+        sequences = [[*row, *more] for row, more in zip(prompts, extra, strict=True)]
+        if not sequences or not all(prompts):
+            raise PromptError("token_logits() needs at least one row, and at least one prompt token in each")
+        self.check_length(sequences)
+        plans, numbers = self._plans(steer, len(sequences))
+        rows = [
+            Row(len(row), tuple(row), self.tokens.find_marker, f"row {i}", numbers[i]) for i, row in enumerate(prompts)
+        ]
+        with torch.inference_mode():
+            return self._logits(rows, self.tokens.batch(sequences), plans, keep).clone()
+
+    def _logits(self, rows: list[Row], batch: Batch, plans: list[Plan], keep: int | None = None) -> Tensor:
+        arguments = self.forward_arguments(batch)
+        if keep is not None and _can_keep(self._hf):
+            arguments["logits_to_keep"] = keep
+        with self._engine.call(plans, rows) as run:
+            run.program.check_length(rows, batch.lengths)
+            found: Tensor = self._hf(**arguments, use_cache=False).logits
+        return found if keep is None else found[:, -keep:]
 
     def generate(self, prompts: Prompts, *, steer: Steer = None, **settings: Any) -> Any:
         """Generate text; greedy unless asked.
@@ -229,9 +280,10 @@ class SteeringModel:
             produced = self._hf.generate(input_ids=here.input_ids, attention_mask=here.attention_mask, **arguments)
         return cast(Tensor, produced)
 
-    def _forward_arguments(self, batch: Batch) -> dict[str, Tensor]:
+    def forward_arguments(self, batch: Batch) -> dict[str, Any]:
+        """What the model, or its decoder, is called with for a batch; position ids always come from the mask."""
         here = batch.to(self.device)
-        arguments = {"input_ids": here.input_ids, "attention_mask": here.attention_mask}
+        arguments: dict[str, Any] = {"input_ids": here.input_ids, "attention_mask": here.attention_mask}
         if "position_ids" in self._engine.parameters:
             arguments["position_ids"] = here.position_ids
         return arguments
@@ -341,7 +393,7 @@ class SteeringModel:
 
     def steered_by(self, steer: PlanLike) -> bool:
         """Whether anything would act on a call made now with this plan: an edit, a context, or the plan."""
-        return bool((self.plan + self._contexts.plan + Plan.of(steer)).actions(self.shape))
+        return bool((self.always + Plan.of(steer)).actions(self.shape))
 
     @contextmanager
     def forward_only(
@@ -353,11 +405,11 @@ class SteeringModel:
 
         For readers of activations, who may also end the pass early; what it returns is nothing.
         """
-        plan = self.plan + self._contexts.plan + Plan.of(steer)
+        plan = self.always + Plan.of(steer)
         rows = [Row(len(ids), tuple(ids), self.tokens.find_marker, f"text {i}") for i, ids in enumerate(prompts)]
 
         def forward(batch: Batch | dict[str, Any]) -> None:
-            own = batch if isinstance(batch, dict) else self._forward_arguments(batch)
+            own = batch if isinstance(batch, dict) else self.forward_arguments(batch)
             self.architecture.decoder(**own, use_cache=False)
 
         with torch.inference_mode(), self._engine.call([plan], rows):
@@ -365,7 +417,7 @@ class SteeringModel:
 
     def _plans(self, steer: Steer, rows: int) -> tuple[list[Plan], list[int]]:
         """The distinct plans of a call, what always acts before each, and the number of the plan of each row."""
-        always = self.plan + self._contexts.plan
+        always = self.always
         if not isinstance(steer, list | tuple):
             return [always + cast(PlanLike, steer)], [0] * rows
         items = cast("Sequence[PlanLike]", steer)
@@ -386,6 +438,12 @@ def _generation(settings: dict[str, Any]) -> Generation:
     names = set(Generation.__dataclass_fields__) - {"options"}
     own = {name: value for name, value in settings.items() if name in names}
     return Generation(**own, options={name: value for name, value in settings.items() if name not in names})
+
+
+def _can_keep(hf: Any) -> bool:
+    """Whether a model can leave out the logits of earlier tokens (a wrapper passes the wish on)."""
+    names = inspect.signature(hf.forward).parameters
+    return "logits_to_keep" in names or hasattr(hf, "peft_config")
 
 
 def _max_positions(architecture: Architecture) -> int | None:

@@ -215,6 +215,18 @@ class Run:
         for applied in self._applied:
             applied.note(step, inputs.cache is not None)
 
+    @contextmanager
+    def by_hand(self, rows: list[Row], chunks: list[Chunk], columns: int, device: torch.device) -> Generator[Step]:
+        """Steer the blocks that this thread calls inside, without the decoder around them, as parts of one pass.
+
+        Conditions have to be decided already, in the ``gates`` of the rows.
+        """
+        before, self._steps.step = self.step, Step(rows, chunks, columns, device, self._reuse)
+        try:
+            yield self._steps.step
+        finally:
+            self._steps.step = before
+
     @property
     def _reuse(self) -> Reuse:
         """The index tensors this thread used last."""
