@@ -32,6 +32,7 @@ _PUBLIC = {
     ),
     **dict.fromkeys(["cosine_matrix", "geometry", "lens", "norms", "projections"], "analysis"),
     "ContrastPairs": "data",
+    "contrast": "evaluation",
     "LinearProbe": "probe",
     "after": "positions",
     "demo_model": "demo",
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from .data import ContrastPairs
     from .demo import demo_model
     from .eraser import Eraser
+    from .evaluation import contrast
     from .extraction import (
         Activations,
         EraserFitter,
@@ -73,7 +75,7 @@ __all__ = [
     "Ablate", "Activations", "Add", "Affine", "Clamp", "ContrastPairs", "Custom", "Erase", "Eraser", "EraserFitter",
     "LayerValues", "LinearProbe", "Mean", "Plan", "Replace", "Resample", "Rotate", "SteeringModel",
     "SteeringVector", "When", "Zero", "act_add", "activations", "after", "attention", "block", "capture",
-    "cosine_matrix", "demo_model",
+    "contrast", "cosine_matrix", "demo_model",
     "extract", "fit_eraser", "geometry", "heads", "lens", "mean_activations", "mlp", "neurons",
     "norms", "projections", "sae_direction", "schedule", "show_read", "site",
 ]  # fmt: skip

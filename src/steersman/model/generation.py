@@ -50,6 +50,13 @@ class Generation:
                 raise UnsupportedError(f"{name} cannot be steered exactly: {why}")
         self.stops = [self.stop] if isinstance(self.stop, str) else list(self.stop or [])
 
+    @classmethod
+    def of(cls, settings: dict[str, Any]) -> Generation:
+        """From the keyword arguments of ``generate``; what is none of its own goes to transformers."""
+        names = set(cls.__dataclass_fields__) - {"options"}
+        own = {name: value for name, value in settings.items() if name in names}
+        return cls(**own, options={name: value for name, value in settings.items() if name not in names})
+
     @property
     def copies(self) -> int:
         """How often each prompt stands in the batch when sampling (beams are expanded by transformers itself)."""

@@ -1,0 +1,106 @@
+"""Scoring items and texts with a model: the plain way, in batches, that faster ones are held to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from ..model import SteeringModel
+from ..plan import PlanLike
+from .items import Item, Scores, continuations, scores, scores_at_last
+
+#: Padded tokens of one forward pass, unless a caller knows better.
+TOKEN_BUDGET = 4096
+
+
+def score(
+    model: SteeringModel, items: Sequence[Item], *, steer: PlanLike = None, token_budget: int = TOKEN_BUDGET
+) -> Scores:
+    """The scores of items under a plan.
+
+    Continuations are teacher-forced and count as generated, as they would if the model had produced them; those of a
+    single token need no more than the prompt.
+
+    Args:
+        model: the model.
+        items: what to score.
+        steer: a plan in force meanwhile.
+        token_budget: padded tokens per forward pass; the result does not depend on it.
+
+    Raises:
+        PromptError, MismatchError, NotAppliedError: before the forward pass concerned.
+    """
+    if all(item.single for item in items):
+        rows: list[Tensor] = [torch.empty(0)] * len(items)
+        for group in batches([len(item.prompt) for item in items], token_budget):
+            logits = model.token_logits([items[i].prompt for i in group], steer=steer, keep=1)[:, -1]
+            for number, row in zip(group, logits, strict=True):
+                rows[number] = row
+        return scores_at_last(items, torch.stack(rows))
+    listed = continuations(items)
+    pairs = [(items[one.item].prompt, one.ids) for one in listed]
+    found = torch.tensor([float(row.sum()) for row in token_log_probabilities(model, pairs, steer, token_budget)])
+    return scores(items, found.double())
+
+
+def token_log_probabilities(
+    model: SteeringModel,
+    pairs: Sequence[tuple[Sequence[int], Sequence[int]]],
+    steer: PlanLike = None,
+    token_budget: int = TOKEN_BUDGET,
+) -> list[Tensor]:
+    """``log p`` of each token of each continuation, given what stands before it.
+
+    Args:
+        model: the model.
+        pairs: (prompt, continuation) token ids, the continuation not empty.
+        steer: a plan in force meanwhile.
+        token_budget: padded tokens per forward pass.
+
+    Returns:
+        For each pair a float64 tensor on the CPU with one value per continuation token.
+    """
+    found: list[Tensor] = [torch.empty(0)] * len(pairs)
+
+    def receive(number: int, logits: Tensor) -> None:
+        ids = torch.tensor(list(pairs[number][1]), device=logits.device)
+        chosen = logits.gather(-1, ids[:, None])[:, 0].double()
+        found[number] = (chosen - torch.logsumexp(logits, -1).double()).cpu()
+
+    continuation_logits(model, pairs, receive, steer=steer, token_budget=token_budget)
+    return found
+
+
+def continuation_logits(
+    model: SteeringModel,
+    pairs: Sequence[tuple[Sequence[int], Sequence[int]]],
+    receive: Callable[[int, Tensor], None],
+    *,
+    steer: PlanLike = None,
+    token_budget: int = TOKEN_BUDGET,
+) -> None:
+    """Hand over the logits that predict each continuation: float32 ``[tokens, vocab]``, row t before token t.
+
+    Args:
+        receive: called with the number of the pair and its logits, in no particular order.
+    """
+    for group in batches([len(a) + len(b) - 1 for a, b in pairs], token_budget):
+        keep = max(len(pairs[i][1]) for i in group)
+        prompts, rest = [pairs[i][0] for i in group], [pairs[i][1][:-1] for i in group]
+        logits = model.token_logits(prompts, rest, steer=steer, keep=keep)
+        for number, row in zip(group, logits, strict=True):
+            receive(number, row[-len(pairs[number][1]) :].float())
+
+
+def batches(lengths: Sequence[int], token_budget: int) -> Iterator[list[int]]:
+    """Indices of rows of similar length, as many together as fit the budget when padded; one row always fits."""
+    group: list[int] = []
+    for number in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        if group and lengths[number] * (len(group) + 1) > token_budget:
+            yield group
+            group = []
+        group.append(number)
+    if group:
+        yield group
