@@ -12,7 +12,7 @@ from torch import Tensor
 from ..errors import MismatchError, PromptError
 from ..plan import Plan, PlanLike
 from ..shape import ModelShape
-from .architecture import Architecture, find_architecture
+from .architecture import find_architecture
 from .generation import Generation
 from .hooks import Applied, Context, Contexts, HeldTree, HookEngine, Row
 from .sampling import forked_random_state
