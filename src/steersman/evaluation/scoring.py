@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..model import SteeringModel
 from ..plan import PlanLike
-from .items import Item, Scores, continuations, scores, scores_at_last
+from .items import Item, Scores, continuations, scores
 
 #: Padded tokens of one forward pass, unless a caller knows better.
 TOKEN_BUDGET = 4096
@@ -33,16 +34,39 @@ def score(
         PromptError, MismatchError, NotAppliedError: before the forward pass concerned.
     """
     if all(item.single for item in items):
-        rows: list[Tensor] = [torch.empty(0)] * len(items)
-        for group in batches([len(item.prompt) for item in items], token_budget):
-            logits = model.token_logits([items[i].prompt for i in group], steer=steer, keep=1)[:, -1]
-            for number, row in zip(group, logits, strict=True):
-                rows[number] = row
-        return scores_at_last(items, torch.stack(rows))
+        found = score_plans(model, items, [steer], token_budget=token_budget)
+        return Scores(found.log_positive[0], found.log_negative[0], found.units, found.sources)
     listed = continuations(items)
     pairs = [(items[one.item].prompt, one.ids) for one in listed]
-    found = torch.tensor([float(row.sum()) for row in token_log_probabilities(model, pairs, steer, token_budget)])
-    return scores(items, found.double())
+    sums = [float(row.sum()) for row in token_log_probabilities(model, pairs, steer, token_budget)]
+    return scores(items, torch.tensor(sums, dtype=torch.float64))
+
+
+def score_plans(
+    model: SteeringModel, items: Sequence[Item], plans: Sequence[PlanLike], *, token_budget: int = TOKEN_BUDGET
+) -> Scores:
+    """The scores of the same items under several plans, ``[plans, items]``; plans share forward passes.
+
+    Arguments and errors as :func:`score`.
+    """
+    if not plans:
+        raise ValueError("no plan to score under")
+    if not all(item.single for item in items):
+        parts = [score(model, items, steer=plan, token_budget=token_budget) for plan in plans]
+        sides = (np.stack([part.log_positive for part in parts]), np.stack([part.log_negative for part in parts]))
+        return Scores(*sides, parts[0].units, parts[0].sources)
+    rows: list[Tensor] = [torch.empty(0)] * (len(plans) * len(items))
+    for group in batches([len(item.prompt) for _ in plans for item in items], token_budget):
+        prompts = [items[i % len(items)].prompt for i in group]
+        steer = [plans[i // len(items)] for i in group]
+        logits = model.token_logits(prompts, steer=steer, keep=1)[:, -1].float()
+        for number, row in zip(group, logits, strict=True):
+            item = items[number % len(items)]
+            chosen = [ids[0] for ids in (*item.positive, *item.negative)]
+            rows[number] = (row[chosen].double() - torch.logsumexp(row, -1).double()).cpu()
+    width = [len(item.positive) + len(item.negative) for item in items]
+    flat = torch.cat(rows).reshape(len(plans), sum(width))
+    return scores(items, flat)
 
 
 def token_log_probabilities(

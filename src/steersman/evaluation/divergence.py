@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...model import SteeringModel
-from ...plan import Plan, PlanLike
-from ..items import Array
-from ..neutral import Layout, layouts
-from ..scoring import TOKEN_BUDGET, batches
-from ..statistics import Estimate, mean, share, statistic
+from ..model import SteeringModel
+from ..plan import Plan, PlanLike
+from .items import Array
+from .neutral import Layout, layouts
+from .scoring import TOKEN_BUDGET, batches
+from .statistics import Estimate, mean, share, statistic
 
 #: Predictions compared at once: both distributions in float64.
 CHUNK = 128
