@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import numpy as np
+
 from ..model import SteeringModel
 from ..model.tokens import Prompt
 from ..operations import Add
 from ..plan import Plan
 from .controls import DIRECTED, Cloud, random_plans, token_activations
-from .divergence import Divergence, divergence
+from .divergence import Divergence, divergences
 from .samples import Samples, Sampling, draw
 from .scoring import score_plans
 from .statistics import Array
@@ -100,8 +102,6 @@ class Comparison:
 
     def under(self, plans: Sequence[Plan]) -> Array:
         """The target's values ``[plans, units]`` of the base model under each of several plans."""
-        import numpy as np
-
         assert self.target is not None
         if isinstance(self.target, LogitTarget):
             items = self.target.items(self.base.model, self.prompts, sources=self.sources)
@@ -119,11 +119,12 @@ class Comparison:
     @cached_property
     def divergence(self) -> Divergence:
         """What it costs on neutral text."""
-        return self.divergence_of(self.steered)
+        return self.divergences([self.steered])[0]
 
-    def divergence_of(self, arm: Arm) -> Divergence:
-        """The same of another arm."""
-        return divergence(self.base.model, self.neutral, arm.plan, other=arm.model)
+    def divergences(self, arms: Sequence[Arm]) -> list[Divergence]:
+        """The same of other arms that affect the same tokens."""
+        sides = [(arm.model, arm.plan) for arm in arms]
+        return divergences(self.base.model, self.neutral, sides, base=self.base.plan)
 
     @cached_property
     def samples(self) -> tuple[Samples, Samples, Samples]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,13 +32,8 @@ def score(
     Raises:
         PromptError, MismatchError, NotAppliedError: before the forward pass concerned.
     """
-    if all(item.single for item in items):
-        found = score_plans(model, items, [steer], token_budget=token_budget)
-        return Scores(found.log_positive[0], found.log_negative[0], found.units, found.sources)
-    listed = continuations(items)
-    pairs = [(items[one.item].prompt, one.ids) for one in listed]
-    sums = [float(row.sum()) for row in token_log_probabilities(model, pairs, steer, token_budget)]
-    return scores(items, torch.tensor(sums, dtype=torch.float64))
+    found = score_plans(model, items, [steer], token_budget=token_budget)
+    return Scores(found.log_positive[0], found.log_negative[0], found.units, found.sources)
 
 
 def score_plans(
@@ -49,12 +43,23 @@ def score_plans(
 
     Arguments and errors as :func:`score`.
     """
+    return scores(items, continuation_log_probabilities(model, items, plans, token_budget=token_budget))
+
+
+def continuation_log_probabilities(
+    model: SteeringModel, items: Sequence[Item], plans: Sequence[PlanLike], *, token_budget: int = TOKEN_BUDGET
+) -> Tensor:
+    """``log p`` of every continuation of every item under each plan: ``[plans, continuations]`` float64, on the CPU.
+
+    The order is that of :func:`~steersman.evaluation.items.continuations`. Plans share forward passes where all
+    continuations are single tokens; these need no more than the prompts.
+    """
     if not plans:
         raise ValueError("no plan to score under")
     if not all(item.single for item in items):
-        parts = [score(model, items, steer=plan, token_budget=token_budget) for plan in plans]
-        sides = (np.stack([part.log_positive for part in parts]), np.stack([part.log_negative for part in parts]))
-        return Scores(*sides, parts[0].units, parts[0].sources)
+        pairs = [(items[one.item].prompt, one.ids) for one in continuations(items)]
+        each = [token_log_probabilities(model, pairs, plan, token_budget) for plan in plans]
+        return torch.tensor([[float(row.sum()) for row in found] for found in each], dtype=torch.float64)
     rows: list[Tensor] = [torch.empty(0)] * (len(plans) * len(items))
     for group in batches([len(item.prompt) for _ in plans for item in items], token_budget):
         prompts = [items[i % len(items)].prompt for i in group]
@@ -64,9 +69,7 @@ def score_plans(
             item = items[number % len(items)]
             chosen = [ids[0] for ids in (*item.positive, *item.negative)]
             rows[number] = (row[chosen].double() - torch.logsumexp(row, -1).double()).cpu()
-    width = [len(item.positive) + len(item.negative) for item in items]
-    flat = torch.cat(rows).reshape(len(plans), sum(width))
-    return scores(items, flat)
+    return torch.cat(rows).reshape(len(plans), -1)
 
 
 def token_log_probabilities(

@@ -73,7 +73,7 @@ class AtBudget(Metric):
         def kl(factor: float) -> float:
             if factor == 1.0:
                 return full
-            return comparison.divergence_of(Arm(comparison.base.model, scaled(plan, factor))).mean
+            return comparison.divergences([Arm(comparison.base.model, scaled(plan, factor))])[0].mean
 
         factor, spent = strength_at(kl, budget)
         small = min(SMALL, factor)

@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ...data.pairs import read_jsonl
 from ...errors import DataError
+from ...model import SteeringModel
 from ...plan import Plan
-from ..arms import Arm, Comparison
-from ..items import Array
+from ..arms import Comparison
+from ..items import Array, Item
 from ..neutral import DATA_FOLDER
-from ..scoring import continuation_logits
+from ..scoring import continuation_log_probabilities, continuation_logits
 from ..statistics import mean
 from .base import Control, Metric, Row, change
 
@@ -75,13 +75,12 @@ class Capability(Metric):
 
     def rows(self, comparison: Comparison) -> list[Row]:
         """Accuracy, and the log-probability of the right answers."""
-        right, nats = self.score(comparison.base)
-        steered_right, steered_nats = self.score(comparison.steered)
+        base, arm = comparison.base, comparison.steered
+        plans = comparison.controls[:CONTROLS]
+        (right, *others), (nats, *_) = self.score(base.model, [base.plan, *plans])
+        (steered_right,), (steered_nats,) = self.score(arm.model, [arm.plan])
         sources, seed = [fact.source for fact in self.facts], comparison.settings.seed
-        drawn = [
-            float(self.score(Arm(comparison.base.model, plan))[0].mean() - right.mean())
-            for plan in comparison.controls[:CONTROLS]
-        ]
+        drawn = [float(one.mean() - right.mean()) for one in others]
         control = Control("random directions", float(np.median(drawn)), len(drawn)) if drawn else None
         accuracy = mean(steered_right - right, sources, seed=seed)
         likelihood = mean(steered_nats - nats, sources, seed=seed)
@@ -93,31 +92,38 @@ class Capability(Metric):
                 likelihood, "difference", "higher", None, change(likelihood), details),
         ]  # fmt: skip
 
-    def score(self, arm: Arm) -> tuple[Array, Array]:
-        """Whether each fact is right (0 or 1), and the log-probability of its answer."""
-        tokens = arm.model.tokens
-        pairs: list[tuple[list[int], list[int]]] = []
-        owners: list[int] = []
-        for number, fact in enumerate(self.facts):
-            prompt = tokens.encode(fact.prompt)
-            for text in (fact.answer, *fact.wrong):
-                pairs.append((prompt, tokens.continuation(text)))
-                owners.append(number)
-        sums, said = np.zeros(len(pairs)), np.zeros(len(pairs), bool)
+    def score(self, model: SteeringModel, plans: Sequence[Plan]) -> tuple[Array, Array]:
+        """Whether each fact is right (0 or 1), and the log-probability of its answer, ``[plans, facts]`` both."""
+        tokens = model.tokens
+        items = [
+            Item(
+                tuple(tokens.encode(fact.prompt)), (tuple(tokens.continuation(fact.answer)),),
+                tuple(tuple(tokens.continuation(text)) for text in fact.wrong), number, fact.source,
+            )
+            for number, fact in enumerate(self.facts)
+        ]  # fmt: skip
+        logs = continuation_log_probabilities(model, items, plans).numpy()
+        starts = np.cumsum([0, *(1 + len(item.negative) for item in items)])[:-1]
+        right = np.zeros((len(plans), len(items)))
+        for number, (item, start) in enumerate(zip(items, starts.tolist(), strict=True)):
+            if item.negative:
+                rivals = logs[:, start + 1 : start + 1 + len(item.negative)]
+                right[:, number] = (logs[:, start, None] > rivals).all(1)
+        unrivalled = [number for number, item in enumerate(items) if not item.negative]
+        for row, plan in enumerate(plans if unrivalled else ()):
+            right[row, unrivalled] = _said(model, [items[number] for number in unrivalled], plan)
+        return right, logs[:, starts]
 
-        def receive(number: int, logits: Tensor) -> None:
-            ids = torch.tensor(pairs[number][1], device=logits.device)
-            logs = torch.log_softmax(logits.double(), -1).gather(-1, ids[:, None])
-            sums[number] = float(logs.sum())
-            said[number] = bool((logits.argmax(-1) == ids).all())
 
-        continuation_logits(arm.model, pairs, receive, steer=Plan.of(arm.plan))
-        first = [owners.index(number) for number in range(len(self.facts))]
-        right = np.zeros(len(self.facts))
-        for number, (fact, at) in enumerate(zip(self.facts, first, strict=True)):
-            rivals = sums[at + 1 : at + 1 + len(fact.wrong)]
-            right[number] = bool((sums[at] > rivals).all()) if fact.wrong else said[at]
-        return right, sums[first]
+def _said(model: SteeringModel, items: Sequence[Item], plan: Plan) -> Array:
+    """Whether the model would say each answer: each of its tokens the likeliest."""
+    found = np.zeros(len(items))
+
+    def receive(number: int, logits: Tensor) -> None:
+        found[number] = logits.argmax(-1).tolist() == list(items[number].positive[0])
+
+    continuation_logits(model, [(item.prompt, item.positive[0]) for item in items], receive, steer=plan)
+    return found
 
 
 def facts_of(value: Sequence[Fact] | str | Path | None) -> tuple[Fact, ...]:

@@ -28,9 +28,8 @@ class SideEffect(Metric):
         estimates = found.estimates(comparison.settings.seed)
         texts = len(comparison.neutral)
         facts = {"affected_tokens": len(found.kl), "texts": texts}
-        drawn = [
-            comparison.divergence_of(Arm(comparison.base.model, plan)).mean for plan in comparison.controls[:CONTROLS]
-        ]
+        arms = [Arm(comparison.base.model, plan) for plan in comparison.controls[:CONTROLS]]
+        drawn = [one.mean for one in comparison.divergences(arms)]
         control = Control("random directions", float(np.median(drawn)), len(drawn)) if drawn else None
         budget = comparison.settings.max_kl
         kl = estimates["mean"]
