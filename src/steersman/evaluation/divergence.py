@@ -7,20 +7,19 @@ alone, which some tools report, misses how a change builds up.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ...model import SteeringModel
-from ...plan import Plan, PlanLike
-from ..items import Array
-from ..neutral import Layout, layouts
-from ..scoring import TOKEN_BUDGET, batches
-from ..statistics import Estimate, mean, share, statistic
+from ..model import SteeringModel
+from ..plan import PlanLike
+from .items import Array
+from .neutral import layouts
+from .scoring import TOKEN_BUDGET, batches
+from .statistics import Estimate, mean, share, statistic
 
 #: Predictions compared at once: both distributions in float64.
 CHUNK = 128
@@ -85,6 +84,10 @@ class Divergence:
         }
 
 
+#: A model, and what steers it.
+Side = tuple[SteeringModel, PlanLike]
+
+
 def divergence(
     model: SteeringModel,
     texts: Sequence[str],
@@ -105,34 +108,48 @@ def divergence(
     Raises:
         DataError, PromptError, MismatchError: before any forward pass.
     """
-    steered = other if other is not None else model
-    plans = layouts(steered, texts, plan)
-    found: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0))] * len(plans)
-
-    def receive(number: int, p: Tensor, q: Tensor) -> None:
-        found[number] = kl(p, q)
-
-    compare(model, steered, Plan.of(plan), plans, receive, token_budget)
-    return Divergence(
-        torch.cat([nats for nats, _ in found]).numpy(),
-        torch.cat([agrees for _, agrees in found]).numpy().astype(bool),
-        np.repeat(np.arange(len(plans)), [one.affected for one in plans]),
-    )
+    return divergences(model, texts, [(other if other is not None else model, plan)], token_budget=token_budget)[0]
 
 
-def compare(
+def divergences(
     model: SteeringModel,
-    steered: SteeringModel,
-    plan: PlanLike,
-    plans: Sequence[Layout],
-    receive: Callable[[int, Tensor, Tensor], Any],
+    texts: Sequence[str],
+    sides: Sequence[Side],
+    *,
+    base: PlanLike = None,
     token_budget: int = TOKEN_BUDGET,
-) -> None:
-    """Hand over both models' logits ``[affected, vocab]`` of each text, by its number."""
+) -> list[Divergence]:
+    """Compare a model with several others, or with itself under several plans; its own passes are made once.
+
+    Args:
+        model: the model; it is p, under ``base``.
+        texts: neutral texts.
+        sides: (model, plan) of each q. All must affect the same tokens, as the same plan with other directions or
+            strengths does.
+        base: what steers p.
+        token_budget: padded tokens per forward pass.
+
+    Raises:
+        DataError, PromptError, MismatchError: before any forward pass.
+    """
+    laid = [layouts(other, texts, plan) for other, plan in sides]
+    plans = laid[0] if laid else []
+    if any(one != plans for one in laid):
+        raise DataError("plans that affect different tokens are compared one by one")
+    found = [[(torch.empty(0), torch.empty(0))] * len(plans) for _ in sides]
     for group in batches([len(one.prompt) + len(one.rest) for one in plans], token_budget):
         prompts, rest = [plans[i].prompt for i in group], [plans[i].rest for i in group]
         keep = max(plans[i].affected for i in group)
-        p = model.token_logits(prompts, rest, keep=keep)
-        q = steered.token_logits(prompts, rest, steer=plan, keep=keep)
-        for row, number in enumerate(group):
-            receive(number, p[row, -plans[number].affected :], q[row, -plans[number].affected :])
+        p = model.token_logits(prompts, rest, steer=base, keep=keep)
+        for own, (other, plan) in zip(found, sides, strict=True):
+            q = other.token_logits(prompts, rest, steer=plan, keep=keep)
+            for row, number in enumerate(group):
+                counted = slice(-plans[number].affected, None)
+                own[number] = kl(p[row, counted], q[row, counted])
+    of = np.repeat(np.arange(len(plans)), [one.affected for one in plans])
+    return [
+        Divergence(
+            torch.cat([nats for nats, _ in own]).numpy(), torch.cat([same for _, same in own]).numpy().astype(bool), of
+        )
+        for own in found
+    ]
