@@ -13,7 +13,7 @@ _PUBLIC = {
         ["Ablate", "Add", "Affine", "Clamp", "Custom", "Erase", "Mean", "Replace", "Resample", "Rotate", "Zero"],
         "operations",
     ),
-    **dict.fromkeys(["attention", "block", "heads", "mlp", "neurons", "site"], "sites"),
+    **dict.fromkeys(["attention", "block", "heads", "mlp", "multiple_choice", "neurons", "site"], "sites"),
     **dict.fromkeys(["When", "schedule"], "conditions"),
     **dict.fromkeys(
         [
@@ -32,7 +32,7 @@ _PUBLIC = {
     ),
     **dict.fromkeys(["cosine_matrix", "geometry", "lens", "norms", "projections"], "analysis"),
     "ContrastPairs": "data",
-    "contrast": "evaluation",
+    **dict.fromkeys(["contrast", "evaluate", "multiple_choice"], "evaluation"),
     "LinearProbe": "probe",
     "after": "positions",
     "demo_model": "demo",
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from .data import ContrastPairs
     from .demo import demo_model
     from .eraser import Eraser
-    from .evaluation import contrast
+    from .evaluation import contrast, evaluate, multiple_choice
     from .extraction import (
         Activations,
         EraserFitter,
@@ -75,8 +75,8 @@ __all__ = [
     "Ablate", "Activations", "Add", "Affine", "Clamp", "ContrastPairs", "Custom", "Erase", "Eraser", "EraserFitter",
     "LayerValues", "LinearProbe", "Mean", "Plan", "Replace", "Resample", "Rotate", "SteeringModel",
     "SteeringVector", "When", "Zero", "act_add", "activations", "after", "attention", "block", "capture",
-    "contrast", "cosine_matrix", "demo_model",
-    "extract", "fit_eraser", "geometry", "heads", "lens", "mean_activations", "mlp", "neurons",
+    "contrast", "cosine_matrix", "demo_model", "evaluate",
+    "extract", "fit_eraser", "geometry", "heads", "lens", "mean_activations", "mlp", "multiple_choice", "neurons",
     "norms", "projections", "sae_direction", "schedule", "show_read", "site",
 ]  # fmt: skip
 

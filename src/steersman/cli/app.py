@@ -11,6 +11,7 @@ from .chat import chat
 from .convert import convert
 from .demo import demo
 from .doctor import doctor
+from .eval import evaluate
 from .extract import extract
 from .generate import generate
 from .options import command
@@ -63,6 +64,7 @@ COMMANDS = {
     "extract": command()(extract),
     "generate": command(steering=True, sampling=True)(generate),
     "chat": command(steering=True, sampling=True)(chat),
+    "eval": command(steering=True)(evaluate),
     "convert": command()(convert),
     "doctor": command()(doctor),
     "version": command()(version),
