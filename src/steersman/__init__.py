@@ -13,7 +13,7 @@ _PUBLIC = {
         ["Ablate", "Add", "Affine", "Clamp", "Custom", "Erase", "Mean", "Replace", "Resample", "Rotate", "Zero"],
         "operations",
     ),
-    **dict.fromkeys(["attention", "block", "heads", "mlp", "neurons", "site"], "sites"),
+    **dict.fromkeys(["attention", "block", "heads", "mlp", "multiple_choice", "neurons", "site"], "sites"),
     **dict.fromkeys(["When", "schedule"], "conditions"),
     **dict.fromkeys(
         [
@@ -32,7 +32,6 @@ _PUBLIC = {
     ),
     **dict.fromkeys(["cosine_matrix", "geometry", "lens", "norms", "projections"], "analysis"),
     "ContrastPairs": "data",
-    "contrast": "evaluation",
     **dict.fromkeys(
         [
             "AblationStudy",
@@ -47,6 +46,7 @@ _PUBLIC = {
         ],
         "studies",
     ),
+    **dict.fromkeys(["contrast", "evaluate", "multiple_choice"], "evaluation"),
     "LinearProbe": "probe",
     "after": "positions",
     "demo_model": "demo",
@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     from .data import ContrastPairs
     from .demo import demo_model
     from .eraser import Eraser
-    from .evaluation import contrast
+    from .evaluation import contrast, evaluate, multiple_choice
     from .extraction import (
         Activations,
         EraserFitter,
@@ -101,9 +101,9 @@ __all__ = [
     "Eraser", "EraserFitter", "LayerValues", "LinearProbe", "Mean", "PatchingStudy", "Plan", "Replace",
     "Resample", "Rotate", "SteeringModel", "SteeringVector", "When", "Zero", "ablation_study", "act_add",
     "activations", "after", "attention", "block", "capture", "contrast", "cosine_matrix", "demo_model",
-    "extract", "fit_eraser", "geometry", "heads", "kl_divergence", "lens", "log_probability",
-    "logit_difference", "mean_activations", "mlp", "neurons", "next_token_loss", "norms", "patching_study",
-    "probability", "projections", "sae_direction", "schedule", "show_read", "site",
+    "evaluate", "extract", "fit_eraser", "geometry", "heads", "kl_divergence", "lens", "log_probability",
+    "logit_difference", "mean_activations", "mlp", "multiple_choice", "neurons", "next_token_loss", "norms",
+    "patching_study", "probability", "projections", "sae_direction", "schedule", "show_read", "site",
 ]  # fmt: skip
 
 

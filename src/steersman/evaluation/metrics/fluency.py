@@ -69,7 +69,6 @@ class Fluency(Metric):
     n: int = 2
 
     name = "fluency"
-    needs = ("prompts",)
 
     def rows(self, comparison: Comparison) -> list[Row]:
         """One row for each measure."""
