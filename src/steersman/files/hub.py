@@ -28,16 +28,38 @@ def push(
     Returns:
         The URL of the commit.
     """
+
+    def write(folder: str) -> None:
+        save(str(Path(folder) / filename))
+        (Path(folder) / "README.md").write_text(card, encoding="utf-8")
+
+    message = f"Upload {filename} with steersman"
+    return push_folder(
+        repo_id, write, message, private=private, token=token, commit_message=commit_message, revision=revision
+    )
+
+
+def push_folder(
+    repo_id: str,
+    write: Callable[[str], object],
+    message: str,
+    *,
+    private: bool | None = None,
+    token: str | None = None,
+    commit_message: str | None = None,
+    revision: str | None = None,
+) -> str:
+    """Create the repository if need be and upload what ``write(folder)`` writes; returns the URL of the commit."""
     from huggingface_hub import HfApi
 
     api = HfApi(token=token)
     repo = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
     with TemporaryDirectory() as folder:
-        save(str(Path(folder) / filename))
-        (Path(folder) / "README.md").write_text(card, encoding="utf-8")
-        message = commit_message or f"Upload {filename} with steersman"
+        write(folder)
         return str(
-            api.upload_folder(repo_id=repo, folder_path=folder, commit_message=message, revision=revision).commit_url
+            api.upload_folder(
+                repo_id=repo, folder_path=folder, commit_message=commit_message or message, revision=revision
+            ).commit_url
         )
 
 
