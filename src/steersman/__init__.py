@@ -31,6 +31,7 @@ _PUBLIC = {
         "extraction",
     ),
     **dict.fromkeys(["cosine_matrix", "geometry", "lens", "norms", "projections"], "analysis"),
+    **dict.fromkeys(["bake"], "engines.weights"),
     "ContrastPairs": "data",
     "LinearProbe": "probe",
     "after": "positions",
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from .conditions import When, schedule
     from .data import ContrastPairs
     from .demo import demo_model
+    from .engines.weights import bake
     from .eraser import Eraser
     from .extraction import (
         Activations,
@@ -72,7 +74,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Ablate", "Activations", "Add", "Affine", "Clamp", "ContrastPairs", "Custom", "Erase", "Eraser", "EraserFitter",
     "LayerValues", "LinearProbe", "Mean", "Plan", "Replace", "Resample", "Rotate", "SteeringModel",
-    "SteeringVector", "When", "Zero", "act_add", "activations", "after", "attention", "block", "capture",
+    "SteeringVector", "When", "Zero", "act_add", "activations", "after", "attention", "bake", "block", "capture",
     "cosine_matrix", "demo_model",
     "extract", "fit_eraser", "geometry", "heads", "lens", "mean_activations", "mlp", "neurons",
     "norms", "projections", "sae_direction", "schedule", "show_read", "site",

@@ -84,11 +84,20 @@ def locate(
     return hf_hub_download(repo_or_path, filename, revision=revision, token=token, cache_dir=cache_dir)
 
 
-def card(title: str, base_model: str | None, facts: Sequence[tuple[str, object]], usage: str) -> str:
-    """A model card: front matter, what it is, how to use it."""
-    lines = ["---", "library_name: steersman", "tags: [steersman, activation-steering, steering-vector]"]
+def card(
+    title: str,
+    base_model: str | None,
+    facts: Sequence[tuple[str, object]],
+    usage: str,
+    *,
+    about: str | None = None,
+    library: str = "steersman",
+) -> str:
+    """A model card: front matter, what it is, how to use it with which library."""
+    kind = "steering-vector" if library == "steersman" else "edited-model"
+    lines = ["---", f"library_name: {library}", f"tags: [steersman, activation-steering, {kind}]"]
     lines += [f"base_model: {base_model}"] if base_model and _REPO.fullmatch(base_model) else []
-    lines += ["---", "", f"# {_inline(title)}", "", "| | |", "|---|---|"]
+    lines += ["---", "", f"# {_inline(title)}", "", *([about, ""] if about else []), "| | |", "|---|---|"]
     lines += [f"| {_inline(name)} | {_inline(value)} |" for name, value in facts if value is not None]
     return "\n".join([*lines, "", "```python", usage.strip(), "```", ""])
 

@@ -170,8 +170,8 @@ def _generated(model: SteeringModel, prompts: list[str], new_tokens: int) -> Ten
     """The logits of each step of a greedy generation ``[rows, steps, vocab]``, texts that would end going on."""
     scores = _Scores()
     model.generate(
-        prompts, max_new_tokens=new_tokens, min_new_tokens=new_tokens, logits_processor=[scores],
-    )  # fmt: skip
+        prompts, max_new_tokens=new_tokens, min_new_tokens=new_tokens, min_length=None, logits_processor=[scores]
+    )
     return torch.stack(scores.found, dim=1)
 
 

@@ -228,7 +228,7 @@ class Writers:
         position = getattr(own.position_embedding, "weight", None)
         unembedding = cast(Any, own.unembedding).weight
         norm = self._embedding_norm()
-        scale, position_scale = self.seen.embedding_scales(norm)
+        scale, position_scale = self.seen.embedding_scales() if norm is None else (1.0, 1.0)
         return Tables(
             embedding=self.name(embedding),
             position=self.name(position) if isinstance(position, nn.Parameter) else None,
