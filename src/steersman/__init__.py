@@ -31,6 +31,7 @@ _PUBLIC = {
         "extraction",
     ),
     **dict.fromkeys(["cosine_matrix", "geometry", "lens", "norms", "projections"], "analysis"),
+    **dict.fromkeys(["bake"], "engines.weights"),
     "ContrastPairs": "data",
     **dict.fromkeys(
         [
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from .conditions import When, schedule
     from .data import ContrastPairs
     from .demo import demo_model
+    from .engines.weights import bake
     from .eraser import Eraser
     from .evaluation import contrast, evaluate, multiple_choice
     from .extraction import (
@@ -100,7 +102,7 @@ __all__ = [
     "Ablate", "AblationStudy", "Activations", "Add", "Affine", "Clamp", "ContrastPairs", "Custom", "Erase",
     "Eraser", "EraserFitter", "LayerValues", "LinearProbe", "Mean", "PatchingStudy", "Plan", "Replace",
     "Resample", "Rotate", "SteeringModel", "SteeringVector", "When", "Zero", "ablation_study", "act_add",
-    "activations", "after", "attention", "block", "capture", "contrast", "cosine_matrix", "demo_model",
+    "activations", "after", "attention", "bake", "block", "capture", "contrast", "cosine_matrix", "demo_model",
     "evaluate", "extract", "fit_eraser", "geometry", "heads", "kl_divergence", "lens", "log_probability",
     "logit_difference", "mean_activations", "mlp", "multiple_choice", "neurons", "next_token_loss", "norms",
     "patching_study", "probability", "projections", "sae_direction", "schedule", "show_read", "site",
