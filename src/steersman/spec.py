@@ -264,7 +264,8 @@ def _places(given: dict[str, Any]) -> list[Sites]:
 def parse_token(token: str) -> dict[str, Any]:
     """``NAME|PATH|ORG/REPO[:STRENGTH][@LAYERS]``, such as ``happy:1.5@10-14``, as one intervention's spec.
 
-    Layers are ``10``, ``10-14``, ``6,8,10`` or ``all`` (all that the vector has). A drive letter (``C:\\happy.safetensors:2``) is part of the name.
+    Layers are ``10``, ``10-14``, ``6,8,10`` or ``all`` (all that the vector has). A drive letter
+    (``C:\\happy.safetensors:2``) is part of the name.
     """
     match = _TOKEN.fullmatch(token.strip())
     if match is None or not match["name"].strip():

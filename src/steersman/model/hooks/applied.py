@@ -12,8 +12,7 @@ from ...errors import NotAppliedError
 from ...operations import Action
 from .step import Step
 
-
-_GENERATE = inspect.unwrap(GenerationMixin.generate).__code__
+_GENERATE = inspect.unwrap(vars(GenerationMixin)["generate"]).__code__
 
 
 class Applied:
