@@ -16,11 +16,14 @@ __all__ = [
     "JudgeError",
     "MismatchError",
     "NotAppliedError",
+    "NotSavedError",
     "PromptError",
     "SiteUnavailableError",
     "SpecError",
     "SteersmanError",
+    "TraceError",
     "UnsupportedError",
+    "VersionError",
 ]
 
 
@@ -78,3 +81,15 @@ class FileFormatError(SteersmanError, ValueError):
 
 class UnsupportedError(SteersmanError, NotImplementedError):
     """Something an engine cannot do exactly, and therefore does not do at all."""
+
+
+class TraceError(SteersmanError, RuntimeError):
+    """A trace written in a way that cannot run: no prompt, layers out of order, a plan applied too late."""
+
+
+class NotSavedError(SteersmanError, NameError):
+    """A name used after a trace that did not bring it out."""
+
+
+class VersionError(SteersmanError, ImportError):
+    """A library in a version that this part was not tested with."""
