@@ -13,6 +13,7 @@ __all__ = [
     "DataError",
     "FileFormatError",
     "InterventionError",
+    "JudgeError",
     "MismatchError",
     "NotAppliedError",
     "NotSavedError",
@@ -68,6 +69,10 @@ class PromptError(SteersmanError, ValueError):
 
 class DataError(SteersmanError, ValueError):
     """Contrast pairs or other data that cannot be used: empty, not text, missing columns."""
+
+
+class JudgeError(SteersmanError, RuntimeError):
+    """A language model that was to rate texts, and did not: unreachable, refusing, or answering without a number."""
 
 
 class FileFormatError(SteersmanError, ValueError):
