@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import MismatchError, PromptError
 from ..plan import Plan, PlanLike
 from ..shape import ModelShape
-from .architecture import Architecture, find_architecture
+from .architecture import find_architecture
 from .editing import Edit, remaining, second_tree
 from .generation import Generation
 from .hooks import Applied, Context, Contexts, HeldTree, HookEngine, Row
@@ -137,6 +137,16 @@ class SteeringModel:
         """The precision of its activations."""
         return cast(torch.dtype, self._hf.dtype)
 
+    @property
+    def engine(self) -> HookEngine:
+        """The reference engine on this model, for those who call its blocks themselves."""
+        return self._engine
+
+    @property
+    def always(self) -> Plan:
+        """What acts on every call made now: its edits, then the contexts entered."""
+        return self.plan + self._contexts.plan
+
     def __repr__(self) -> str:
         edited = f", {len(self.plan)} edits" if self.plan else ""
         return f"SteeringModel({self.shape.name}, {self.n_layers} layers, width {self.d_model}{edited})"
@@ -167,11 +177,42 @@ class SteeringModel:
         """
         with torch.set_grad_enabled(grad):
             with torch.inference_mode(not grad):
-                rows, batch, plans = self._prepare(prompts, steer, continuation)
-                with self._engine.call(plans, rows) as run:
-                    run.program.check_length(rows, batch.lengths)
-                    found: Tensor = self._hf(**self._forward_arguments(batch), use_cache=False).logits
+                found = self._logits(*self._prepare(prompts, steer, continuation))
             return found if grad else found.clone()
+
+    def token_logits(
+        self,
+        prompts: Sequence[Sequence[int]],
+        continuations: Sequence[Sequence[int]] | None = None,
+        *,
+        steer: Steer = None,
+        keep: int | None = None,
+    ) -> Tensor:
+        """One forward pass over token ids, for those who score texts.
+
+        Args:
+            prompts: the token ids of each row, special tokens included.
+            continuations: token ids that follow each prompt and count as generated; some may be empty.
+            steer: a plan for all rows, or a list with one (or None) for each.
+            keep: how many of the last columns to compute logits for; all unless given.
+
+        Returns:
+            ``[batch, keep, vocab]``; rows are left-padded, so the last columns are the last tokens of each row.
+
+        Raises:
+            PromptError, MismatchError, NotAppliedError: before the forward pass.
+        """
+        with torch.inference_mode():
+            return self._logits(*self._prepare_tokens(prompts, steer, continuations), keep).clone()
+
+    def _logits(self, rows: list[Row], batch: Batch, plans: list[Plan], keep: int | None = None) -> Tensor:
+        arguments = self.forward_arguments(batch)
+        if keep is not None and self.architecture.keeps_logits:
+            arguments["logits_to_keep"] = keep
+        with self._engine.call(plans, rows) as run:
+            run.program.check_length(rows, batch.lengths)
+            found: Tensor = self._hf(**arguments, use_cache=False).logits
+        return found if keep is None else found[:, -keep:]
 
     def generate(self, prompts: Prompts, *, steer: Steer = None, **settings: Any) -> Any:
         """Generate text; greedy unless asked.
@@ -180,8 +221,8 @@ class SteeringModel:
             prompts: a string, a chat, or a list of either.
             steer: a plan for all prompts, or a list with one (or None) for each.
             settings: ``max_new_tokens`` (50); ``do_sample``, ``temperature``, ``top_k``, ``top_p`` (any of them turns
-                sampling on); ``seed``, which leaves the global random state alone, so that each row draws by its own;
-                ``num_beams``, ``num_return_sequences``; ``stop``, one or several texts to end before; anything else
+                sampling on); ``seed``, which leaves the global random state alone, so that each row draws by its own (a
+                list gives each its seed); ``num_beams``, ``num_return_sequences``; ``stop``, one or several texts to end before; anything else
                 goes to transformers' ``generate``, such as ``repetition_penalty`` or ``cache_implementation="static"``.
 
         Returns:
@@ -191,20 +232,44 @@ class SteeringModel:
         Raises:
             PromptError, MismatchError, NotAppliedError, UnsupportedError: before the first forward pass.
         """
-        own = _generation(settings)
+        own = Generation.of(settings)
         single = listed(prompts)[1]
         rows, batch, plans = self._prepare(prompts, steer, None, own)
         each = own.num_return_sequences
-        produced = self._run_generation(own, rows, batch, plans)
-        texts: list[str] = []
-        per_row = each if own.copies == 1 else 1
-        for number, ids in enumerate(produced.tolist()):
-            row = rows[number // per_row]
-            prompt = row.prompt or ()
-            new = own.until_end(ids[batch.input_ids.shape[1] :], self._hf.generation_config)
-            texts.append(own.cut(self.tokens.decode_after(prompt, new)))
+        texts = [
+            own.cut(self.tokens.decode_after(row.prompt or (), new))
+            for row, new in self._generated(own, rows, batch, plans)
+        ]
         grouped: list[Any] = texts if each == 1 else [texts[i : i + each] for i in range(0, len(texts), each)]
         return grouped[0] if single else grouped
+
+    def generate_tokens(
+        self, prompts: Sequence[Sequence[int]], *, steer: Steer = None, **settings: Any
+    ) -> list[list[int]]:
+        """Generate from token ids, for those who score texts: as :meth:`generate`, without its going to text and back.
+
+        Args:
+            prompts: the token ids of each row, special tokens included.
+            steer: a plan for all rows, or a list with one (or None) for each.
+            settings: as of :meth:`generate`.
+
+        Returns:
+            The new tokens of each row (``num_return_sequences`` rows for each prompt, in order), up to and including
+            the one that ended the text, if one did; a stop text is not cut off.
+
+        Raises:
+            PromptError, MismatchError, NotAppliedError, UnsupportedError: before the first forward pass.
+        """
+        own = Generation.of(settings)
+        return [new for _, new in self._generated(own, *self._prepare_tokens(prompts, steer, None, own))]
+
+    def _generated(
+        self, own: Generation, rows: list[Row], batch: Batch, plans: list[Plan]
+    ) -> Iterator[tuple[Row, list[int]]]:
+        """Each row, and the tokens it produced."""
+        per_row = own.num_return_sequences if own.copies == 1 else 1
+        for number, ids in enumerate(self._run_generation(own, rows, batch, plans).tolist()):
+            yield rows[number // per_row], own.until_end(ids[batch.input_ids.shape[1] :], self._hf.generation_config)
 
     def stream(self, prompt: Prompts, *, steer: Steer = None, **settings: Any) -> Iterator[str]:
         """Generate from one prompt, piece by piece as text is ready. Closing the iterator stops the generation.
@@ -213,7 +278,7 @@ class SteeringModel:
         """
         from .streaming import pieces
 
-        own = _generation(settings)
+        own = Generation.of(settings)
         rows, batch, plans = self._prepare(prompt, steer, None, own)
         if len(rows) != 1:
             raise PromptError(f"stream() takes one prompt and returns one text, got {len(rows)}")
@@ -240,9 +305,10 @@ class SteeringModel:
             produced = self._hf.generate(input_ids=here.input_ids, attention_mask=here.attention_mask, **arguments)
         return cast(Tensor, produced)
 
-    def _forward_arguments(self, batch: Batch) -> dict[str, Tensor]:
+    def forward_arguments(self, batch: Batch) -> dict[str, Any]:
+        """What the model, or its decoder, is called with for a batch; position ids always come from the mask."""
         here = batch.to(self.device)
-        arguments = {"input_ids": here.input_ids, "attention_mask": here.attention_mask}
+        arguments: dict[str, Any] = {"input_ids": here.input_ids, "attention_mask": here.attention_mask}
         if "position_ids" in self._engine.parameters:
             arguments["position_ids"] = here.position_ids
         return arguments
@@ -351,17 +417,26 @@ class SteeringModel:
         """Tokens, rows and plans of a call, all checked."""
         items, _ = listed(prompts)
         ids = [self.tokens.encode(item) for item in items]
-        plans, numbers = self._plans(steer, len(items))
+        return self._prepare_tokens(ids, steer, self._continuations(continuation, len(ids)), own)
+
+    def _prepare_tokens(
+        self,
+        prompts: Sequence[Sequence[int]],
+        steer: Steer,
+        continuations: Sequence[Sequence[int]] | None,
+        own: Generation | None = None,
+    ) -> tuple[list[Row], Batch, list[Plan]]:
+        if not prompts or not all(prompts):
+            raise PromptError("there must be at least one prompt, and at least one token in each")
+        plans, numbers = self._plans(steer, len(prompts))
         copies = own.copies if own else 1
         rows = [
             Row(len(row), tuple(row), self.tokens.find_marker, f"prompt {i}", numbers[i])
-            for i, row in enumerate(ids)
+            for i, row in enumerate(prompts)
             for _ in range(copies)
         ]
-        sequences = [
-            [*row, *extra] for row, extra in zip(ids, self._continuations(continuation, len(ids)), strict=True)
-        ]
-        sequences = [row for row in sequences for _ in range(copies)]
+        extra = continuations if continuations is not None else [()] * len(prompts)
+        sequences = [[*row, *more] for row, more in zip(prompts, extra, strict=True) for _ in range(copies)]
         self.check_length(sequences, own.max_new_tokens if own else 0)
         if own:
             own.check_config(self._hf.generation_config)
@@ -377,7 +452,7 @@ class SteeringModel:
 
     def check_length(self, sequences: Sequence[Sequence[int]], new_tokens: int = 0) -> None:
         """Raise PromptError if a sequence is longer than the model's table of positions (if it has one)."""
-        limit = _max_positions(self.architecture)
+        limit = self.architecture.max_positions
         for number, row in enumerate(sequences):
             if limit is not None and len(row) + new_tokens > limit:
                 what = f"{len(row)} tokens" + (f" and {new_tokens} new ones" if new_tokens else "")
@@ -385,7 +460,7 @@ class SteeringModel:
 
     def steered_by(self, steer: PlanLike) -> bool:
         """Whether anything would act on a call made now with this plan: an edit, a context, or the plan."""
-        return bool((self.plan + self._contexts.plan + Plan.of(steer)).actions(self.shape))
+        return bool((self.always + Plan.of(steer)).actions(self.shape))
 
     @contextmanager
     def forward_only(
@@ -397,11 +472,11 @@ class SteeringModel:
 
         For readers of activations, who may also end the pass early; what it returns is nothing.
         """
-        plan = self.plan + self._contexts.plan + Plan.of(steer)
+        plan = self.always + Plan.of(steer)
         rows = [Row(len(ids), tuple(ids), self.tokens.find_marker, f"text {i}") for i, ids in enumerate(prompts)]
 
         def forward(batch: Batch | dict[str, Any]) -> None:
-            own = batch if isinstance(batch, dict) else self._forward_arguments(batch)
+            own = batch if isinstance(batch, dict) else self.forward_arguments(batch)
             self.architecture.decoder(**own, use_cache=False)
 
         with torch.inference_mode(), self._engine.call([plan], rows):
@@ -409,7 +484,7 @@ class SteeringModel:
 
     def _plans(self, steer: Steer, rows: int) -> tuple[list[Plan], list[int]]:
         """The distinct plans of a call, what always acts before each, and the number of the plan of each row."""
-        always = self.plan + self._contexts.plan
+        always = self.always
         if not isinstance(steer, list | tuple):
             return [always + cast(PlanLike, steer)], [0] * rows
         items = cast("Sequence[PlanLike]", steer)
@@ -424,17 +499,3 @@ class SteeringModel:
                 numbers[id(item)] = len(plans)
                 plans.append(always + item)
         return plans, [numbers[id(item)] for item in items]
-
-
-def _generation(settings: dict[str, Any]) -> Generation:
-    names = set(Generation.__dataclass_fields__) - {"options"}
-    own = {name: value for name, value in settings.items() if name in names}
-    return Generation(**own, options={name: value for name, value in settings.items() if name not in names})
-
-
-def _max_positions(architecture: Architecture) -> int | None:
-    """The longest sequence of a model whose positions are a table; None where they are computed."""
-    config: Any = architecture.hf.config
-    if architecture.position_embedding is None and config.model_type not in ("gptj", "codegen"):
-        return None
-    return getattr(config, "max_position_embeddings", None)
