@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ...errors import UnsupportedError
@@ -34,6 +33,7 @@ from .rewriting import rewrite
 from .seen import look
 from .verification import reference, verify
 from .writers import Writers
+from .writing import Entry, write_shard
 
 _PREFIX = "base_model.model."
 _KEEP = "keep the plan as an edit: model.edit(plan).save_pretrained(...)"
@@ -75,8 +75,11 @@ def bake_adapter(
     expected = reference(model, prompts, max_new_tokens)
     with replacing_folder(target) as to:
         config.save_pretrained(to)
-        tensors = {name: tensor.float().contiguous() for name, tensor in adapter.tensors.items()}
-        save_file(tensors, to / "adapter_model.safetensors", {"format": "pt"})
+        tensors = {name: tensor.float() for name, tensor in sorted(adapter.tensors.items())}
+        write_shard(to / "adapter_model.safetensors", [
+            Entry(name, tensor.dtype, tuple(tensor.shape), lambda tensor=tensor: tensor)
+            for name, tensor in tensors.items()
+        ])  # fmt: skip
         loaded = SteeringModel(_with_adapter(peft, model, to), model.tokenizer, name=model.shape.name)
         checked = verify(loaded, expected, model.dtype, tolerance)
         report = BakeReport(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from ...errors import SteersmanError
+from ...errors import VerificationError
 from ...model import SteeringModel
 
 #: What is continued when no prompts are given: plain English, code, numbers, another language.
@@ -28,10 +28,6 @@ TOLERANCES = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 2.0**-6, 
 #: Largest share of what the plan does that rounding explains, root mean squares, and the number of epsilons of the
 #: logits' size below which it is not asked: a plan may do less than rounding.
 SHARES = {torch.float64: (0.01, 64), torch.float32: (0.01, 64), torch.float16: (0.1, 16), torch.bfloat16: (0.25, 4)}
-
-
-class VerificationError(SteersmanError, RuntimeError):
-    """What was baked does not do what the hooks do; nothing was left behind."""
 
 
 @dataclass(frozen=True)
