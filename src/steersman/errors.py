@@ -93,3 +93,7 @@ class NotSavedError(SteersmanError, NameError):
 
 class VersionError(SteersmanError, ImportError):
     """A library in a version that this part was not tested with."""
+
+
+class VerificationError(SteersmanError, RuntimeError):
+    """What was baked does not do what the hooks do; nothing of it was left behind."""

@@ -12,6 +12,7 @@ from .chat import chat
 from .convert import convert
 from .demo import demo
 from .doctor import doctor
+from .edit import edit
 from .eval import evaluate
 from .extract import extract
 from .generate import generate
@@ -69,6 +70,7 @@ COMMANDS = {
     "ablate": command()(ablate),
     "patch": command()(patch),
     "eval": command(steering=True)(evaluate),
+    "edit": command(steering=True)(edit),
     "convert": command()(convert),
     "doctor": command()(doctor),
     "version": command()(version),
