@@ -36,6 +36,7 @@ _PUBLIC = {
     "LinearProbe": "probe",
     "after": "positions",
     "demo_model": "demo",
+    **dict.fromkeys(["calibrate", "sweep"], "sweeping"),
     "Eraser": "eraser",
     "LayerValues": "values",
     "Plan": "plan",
@@ -68,16 +69,17 @@ if TYPE_CHECKING:
     from .positions import after
     from .probe import LinearProbe
     from .sites import attention, block, heads, mlp, neurons, site
+    from .sweeping import calibrate, sweep
     from .values import LayerValues
     from .vector import SteeringVector
 
 __all__ = [
     "Ablate", "Activations", "Add", "Affine", "Clamp", "ContrastPairs", "Custom", "Erase", "Eraser", "EraserFitter",
     "LayerValues", "LinearProbe", "Mean", "Plan", "Replace", "Resample", "Rotate", "SteeringModel",
-    "SteeringVector", "When", "Zero", "act_add", "activations", "after", "attention", "block", "capture",
+    "SteeringVector", "When", "Zero", "act_add", "activations", "after", "attention", "block", "calibrate", "capture",
     "contrast", "cosine_matrix", "demo_model",
     "extract", "fit_eraser", "geometry", "heads", "lens", "mean_activations", "mlp", "neurons",
-    "norms", "projections", "sae_direction", "schedule", "show_read", "site",
+    "norms", "projections", "sae_direction", "schedule", "show_read", "site", "sweep",
 ]  # fmt: skip
 
 
