@@ -178,6 +178,8 @@ def share(
     if len(names) < FEWEST:
         return Estimate(value, None, None, len(found), len(names), note=_few(len(names)))
     low, high = interval(found, of)
+    low, high = min(low, value), max(high, value)  # free of rounding at 0 and 1
+    low, high = (0.0 if value == 0 else low), (1.0 if value == 1 else high)
     return Estimate(value, low, high, len(found), len(names), "Wilson")
 
 
