@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from .. import __version__
+from .analyze import analyze
 from .chat import chat
 from .convert import convert
 from .demo import demo
@@ -14,6 +15,8 @@ from .doctor import doctor
 from .extract import extract
 from .generate import generate
 from .options import command
+from .probe import probe
+from .vector_files import VECTORS
 from .version import version
 
 HELP = """Steer language models: find directions, act on them while the model runs, measure what that did.
@@ -39,6 +42,12 @@ def build() -> Any:
     app.callback()(_top)
     for name, function in COMMANDS.items():
         app.command(name, context_settings={**_CONTEXT, "auto_envvar_prefix": f"STEERSMAN_{name.upper()}"})(function)
+    for group, (about, functions) in GROUPS.items():
+        below = typer.Typer(name=group, help=about, no_args_is_help=True, context_settings=_CONTEXT)
+        for name, function in functions.items():
+            prefix = f"STEERSMAN_{group.upper()}_{name.upper()}"
+            below.command(name, context_settings={**_CONTEXT, "auto_envvar_prefix": prefix})(function)
+        app.add_typer(below)
     return typer.main.get_command(app)
 
 
@@ -63,7 +72,17 @@ COMMANDS = {
     "extract": command()(extract),
     "generate": command(steering=True, sampling=True)(generate),
     "chat": command(steering=True, sampling=True)(chat),
+    "probe": command()(probe),
+    "analyze": command()(analyze),
     "convert": command()(convert),
     "doctor": command()(doctor),
     "version": command()(version),
+}
+
+#: name -> what it is about, and its commands
+GROUPS = {
+    "vectors": (
+        "List, inspect, share and combine the files that hold vectors.",
+        {name: command()(function) for name, function in VECTORS.items()},
+    ),
 }
