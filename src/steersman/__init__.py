@@ -13,7 +13,7 @@ _PUBLIC = {
         ["Ablate", "Add", "Affine", "Clamp", "Custom", "Erase", "Mean", "Replace", "Resample", "Rotate", "Zero"],
         "operations",
     ),
-    **dict.fromkeys(["attention", "block", "heads", "mlp", "neurons", "site"], "sites"),
+    **dict.fromkeys(["attention", "block", "heads", "mlp", "multiple_choice", "neurons", "site"], "sites"),
     **dict.fromkeys(["When", "schedule"], "conditions"),
     **dict.fromkeys(
         [
@@ -31,8 +31,8 @@ _PUBLIC = {
         "extraction",
     ),
     **dict.fromkeys(["cosine_matrix", "geometry", "lens", "norms", "projections"], "analysis"),
+    **dict.fromkeys(["bake"], "engines.weights"),
     "ContrastPairs": "data",
-    "contrast": "evaluation",
     **dict.fromkeys(
         [
             "AblationStudy",
@@ -47,6 +47,7 @@ _PUBLIC = {
         ],
         "studies",
     ),
+    **dict.fromkeys(["contrast", "evaluate", "multiple_choice"], "evaluation"),
     "LinearProbe": "probe",
     "after": "positions",
     "demo_model": "demo",
@@ -62,8 +63,9 @@ if TYPE_CHECKING:
     from .conditions import When, schedule
     from .data import ContrastPairs
     from .demo import demo_model
+    from .engines.weights import bake
     from .eraser import Eraser
-    from .evaluation import contrast
+    from .evaluation import contrast, evaluate, multiple_choice
     from .extraction import (
         Activations,
         EraserFitter,
@@ -100,10 +102,10 @@ __all__ = [
     "Ablate", "AblationStudy", "Activations", "Add", "Affine", "Clamp", "ContrastPairs", "Custom", "Erase",
     "Eraser", "EraserFitter", "LayerValues", "LinearProbe", "Mean", "PatchingStudy", "Plan", "Replace",
     "Resample", "Rotate", "SteeringModel", "SteeringVector", "When", "Zero", "ablation_study", "act_add",
-    "activations", "after", "attention", "block", "capture", "contrast", "cosine_matrix", "demo_model",
-    "extract", "fit_eraser", "geometry", "heads", "kl_divergence", "lens", "log_probability",
-    "logit_difference", "mean_activations", "mlp", "neurons", "next_token_loss", "norms", "patching_study",
-    "probability", "projections", "sae_direction", "schedule", "show_read", "site",
+    "activations", "after", "attention", "bake", "block", "capture", "contrast", "cosine_matrix", "demo_model",
+    "evaluate", "extract", "fit_eraser", "geometry", "heads", "kl_divergence", "lens", "log_probability",
+    "logit_difference", "mean_activations", "mlp", "multiple_choice", "neurons", "next_token_loss", "norms",
+    "patching_study", "probability", "projections", "sae_direction", "schedule", "show_read", "site",
 ]  # fmt: skip
 
 

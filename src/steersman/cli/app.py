@@ -12,6 +12,7 @@ from .chat import chat
 from .convert import convert
 from .demo import demo
 from .doctor import doctor
+from .eval import evaluate
 from .extract import extract
 from .generate import generate
 from .options import command
@@ -67,6 +68,7 @@ COMMANDS = {
     "chat": command(steering=True, sampling=True)(chat),
     "ablate": command()(ablate),
     "patch": command()(patch),
+    "eval": command(steering=True)(evaluate),
     "convert": command()(convert),
     "doctor": command()(doctor),
     "version": command()(version),

@@ -9,6 +9,7 @@ import typer
 
 from . import extract_text as say
 from .failures import InputError
+from .inputs import read_lines
 from .session import Run
 
 if TYPE_CHECKING:
@@ -134,16 +135,7 @@ def _examples(
             fix="--pairs FILE, or --positive FILE and --negative FILE",
         )
     run.inputs += [positive, negative]
-    return ContrastPairs(_lines(positive), _lines(negative), name=name or positive.stem)
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return [line.rstrip("\n") for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except FileNotFoundError:
-        raise InputError(f"there is no file {path}", fix="give a text file with one example a line") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text", why=str(error)) from error
+    return ContrastPairs(read_lines(positive), read_lines(negative), name=name or positive.stem)
 
 
 def _checked_output(output: Path | None) -> Path | None:

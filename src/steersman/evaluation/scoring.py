@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..model import SteeringModel
 from ..plan import PlanLike
-from .items import Item, Scores, continuations, scores, scores_at_last
+from .items import Item, Scores, continuations, scores
 
 #: Padded tokens of one forward pass, unless a caller knows better.
 TOKEN_BUDGET = 4096
@@ -32,17 +32,44 @@ def score(
     Raises:
         PromptError, MismatchError, NotAppliedError: before the forward pass concerned.
     """
-    if all(item.single for item in items):
-        rows: list[Tensor] = [torch.empty(0)] * len(items)
-        for group in batches([len(item.prompt) for item in items], token_budget):
-            logits = model.token_logits([items[i].prompt for i in group], steer=steer, keep=1)[:, -1]
-            for number, row in zip(group, logits, strict=True):
-                rows[number] = row
-        return scores_at_last(items, torch.stack(rows))
-    listed = continuations(items)
-    pairs = [(items[one.item].prompt, one.ids) for one in listed]
-    found = torch.tensor([float(row.sum()) for row in token_log_probabilities(model, pairs, steer, token_budget)])
-    return scores(items, found.double())
+    found = score_plans(model, items, [steer], token_budget=token_budget)
+    return Scores(found.log_positive[0], found.log_negative[0], found.units, found.sources)
+
+
+def score_plans(
+    model: SteeringModel, items: Sequence[Item], plans: Sequence[PlanLike], *, token_budget: int = TOKEN_BUDGET
+) -> Scores:
+    """The scores of the same items under several plans, ``[plans, items]``; plans share forward passes.
+
+    Arguments and errors as :func:`score`.
+    """
+    return scores(items, continuation_log_probabilities(model, items, plans, token_budget=token_budget))
+
+
+def continuation_log_probabilities(
+    model: SteeringModel, items: Sequence[Item], plans: Sequence[PlanLike], *, token_budget: int = TOKEN_BUDGET
+) -> Tensor:
+    """``log p`` of every continuation of every item under each plan: ``[plans, continuations]`` float64, on the CPU.
+
+    The order is that of :func:`~steersman.evaluation.items.continuations`. Plans share forward passes where all
+    continuations are single tokens; these need no more than the prompts.
+    """
+    if not plans:
+        raise ValueError("no plan to score under")
+    if not all(item.single for item in items):
+        pairs = [(items[one.item].prompt, one.ids) for one in continuations(items)]
+        each = [token_log_probabilities(model, pairs, plan, token_budget) for plan in plans]
+        return torch.tensor([[float(row.sum()) for row in found] for found in each], dtype=torch.float64)
+    rows: list[Tensor] = [torch.empty(0)] * (len(plans) * len(items))
+    for group in batches([len(item.prompt) for _ in plans for item in items], token_budget):
+        prompts = [items[i % len(items)].prompt for i in group]
+        steer = [plans[i // len(items)] for i in group]
+        logits = model.token_logits(prompts, steer=steer, keep=1)[:, -1].float()
+        for number, row in zip(group, logits, strict=True):
+            item = items[number % len(items)]
+            chosen = [ids[0] for ids in (*item.positive, *item.negative)]
+            rows[number] = (row[chosen].double() - torch.logsumexp(row, -1).double()).cpu()
+    return torch.cat(rows).reshape(len(plans), -1)
 
 
 def token_log_probabilities(

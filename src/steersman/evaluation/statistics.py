@@ -126,6 +126,40 @@ def statistic(
     return Estimate(value, *interval, len(found), len(names), method)
 
 
+def ratio_of_means(
+    over: tuple[Sequence[float] | Array, Sequence[Any] | None],
+    under: tuple[Sequence[float] | Array, Sequence[Any] | None],
+    *,
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Estimate:
+    """The ratio of the means of two independent sets of items, bootstrapped over the sources of each.
+
+    Args:
+        over, under: (values, sources) of numerator and denominator.
+        level, resamples, seed: as for :func:`mean`.
+    """
+    sides = [(_checked(values), *_by_source(_checked(values), sources)) for values, sources in (over, under)]
+    bottom = float(sides[1][0].mean())
+    count = min(len(names) for _, names, _, _ in sides)
+    total = len(sides[0][0]) + len(sides[1][0])
+    if not bottom:
+        raise DataError("the ratio is to a mean of zero")
+    value = float(sides[0][0].mean()) / bottom
+    if count < FEWEST:
+        return Estimate(value, None, None, total, count, note=_few(count))
+    rng = np.random.default_rng(seed)
+    drawn: list[Array] = []
+    for _, names, counts, sums in sides:
+        picks = rng.integers(0, len(names), (resamples, len(names)))
+        drawn.append(sums[picks].sum(1) / counts[picks].sum(1))
+    ratios = drawn[0] / np.where(drawn[1] == 0, np.nan, drawn[1])
+    low, high = np.nanquantile(ratios, [(1 - level) / 2, (1 + level) / 2])
+    uncertain = None if (drawn[1] > 0).all() or (drawn[1] < 0).all() else "the denominator is not told from zero"
+    return Estimate(value, float(low), float(high), total, count, "percentile", uncertain)
+
+
 def share(
     held: Sequence[bool] | Array, sources: Sequence[Any] | None = None, *, level: float = LEVEL
 ) -> Estimate:  # fmt: skip

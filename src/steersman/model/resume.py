@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..conditions import When
 from ..errors import MismatchError, UnsupportedError
 from ..plan import Plan
 from ..sites import FORWARD_ORDER
@@ -186,12 +187,25 @@ class Resumable:
             residual = base.calls[number].again(blocks[number], residual, partial(change, number))
         return residual
 
-    def _decide(self, base: BasePass, plans: Sequence[Plan], rows: list[Row]) -> None:
-        """Conditions, read on the base pass: it is the prompt as it is without these plans."""
-        whens = {a.when for plan in plans for a in plan.actions(self.model.shape) if a.when is not None}
-        if whens and self.always:
+    def conditions(self, plans: Sequence[Plan]) -> set[When]:
+        """The conditions of these plans, to be read on the prompt as it is without them.
+
+        Raises:
+            UnsupportedError: there are some, and an edit or a context is steering the model already.
+        """
+        found = {a.when for plan in plans for a in plan.actions(self.model.shape) if a.when is not None}
+        if found and self.always:
             raise UnsupportedError("conditions are read on the unsteered prompt, and this model is steered already")
-        for when in whens:
+        return found
+
+    def plain(self) -> Resumable:
+        """The same for the model without what always acts on it."""
+        bare = object.__new__(Resumable)
+        bare.__dict__ |= self.__dict__ | {"always": Plan()}
+        return bare
+
+    def _decide(self, base: BasePass, plans: Sequence[Plan], rows: list[Row]) -> None:
+        for when in self.conditions(plans):
             stream = base.residuals[when.layer + 1]
             lasts = [
                 chunk.columns[row.prompt_length - 1 - chunk.start]
@@ -200,6 +214,10 @@ class Resumable:
             held: list[bool] = when.holds(stream[range(len(lasts)), lasts]).tolist()
             for number, row in enumerate(rows):
                 row.gates[when] = held[number % len(base.rows)]
+
+    def logits(self, residual: Tensor) -> Tensor:
+        """The logits of what left the last block: ``[..., d_model]`` to ``[..., vocab]``. Give it the scored tokens."""
+        return self.tail(residual)
 
     def _probe(self, shape: tuple[int, int]) -> BasePass:
         """A small pass with padding, so that there is every mask there can be."""
@@ -232,10 +250,6 @@ class Resumable:
                 f"{model.shape.name}: calling its blocks again from block {layer + 1} gives logits that differ by "
                 f"{off:.2g} from a whole forward pass: it does more between its blocks than hand on the stream"
             )
-
-    def logits(self, residual: Tensor) -> Tensor:
-        """The logits of what left the last block: ``[..., d_model]`` to ``[..., vocab]``. Give it the scored tokens."""
-        return self.tail(residual)
 
 
 def difference(found: Tensor, expected: Tensor) -> float:
