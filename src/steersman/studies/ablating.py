@@ -48,16 +48,16 @@ def ablation_study(
     """Ablate each component in turn, and measure what becomes of a metric.
 
     Equal to one steered forward pass per component (``model.logits(prompts, steer=Mean(heads(4, 1), means))``, ...),
-    and faster: everything below the component is computed once for all, and the last block's MLP, the final norm and the
-    unembedding run at the scored tokens only.
+    and faster: everything below the component is computed once for all, and the last block's MLP, the final norm and
+    the unembedding run at the scored tokens only.
 
     Args:
         model: the model; an edited one is studied as edited.
         prompts: texts or chats, of any lengths.
         sites: :func:`heads`, :func:`neurons`, :func:`attention`, :func:`mlp`, :func:`block`, :func:`site`, their names
-            (``"heads"``) or a list of these: one component for each head, neuron or layer. A mapping name -> sites makes
-            each entry one component, ablated together. For ``mode="directional"``: a direction ``[d_model]``, a mapping
-            name -> direction, or a steering vector, whose direction of each layer is a component of its own.
+            (``"heads"``) or a list of these: one component for each head, neuron or layer. A mapping name -> sites
+            makes each entry one component, ablated together. For ``mode="directional"``: a direction ``[d_model]``, a
+            mapping name -> direction, or a steering vector, whose direction of each layer is a component of its own.
         mode: ``"zero"``; ``"mean"``, over the reference; ``"resample"``: the values at the same positions of a text
             drawn from the reference; ``"directional"``: projected out of all that writes the residual stream.
         reference: texts for ``"mean"`` and ``"resample"``, by default the prompts themselves.
@@ -178,8 +178,8 @@ def _directions(model: SteeringModel, sites: object) -> dict[str, Tensor]:
     given = cast("Mapping[str, Any]", sites) if isinstance(sites, Mapping) else {}
     if not given or not all(isinstance(value, Tensor) for value in given.values()):
         raise InterventionError(
-            'mode="directional" projects directions out: give sites= a tensor [d_model], a mapping name -> tensor, or a '
-            "steering vector"
+            'mode="directional" projects directions out: give sites= a tensor [d_model], a mapping name -> tensor, or '
+            "a steering vector"
         )
     return dict(given)
 
