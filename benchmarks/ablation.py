@@ -24,7 +24,8 @@ def build() -> sm.SteeringModel:
     """A random GPT-2: 12 blocks, width 256, 8 heads."""
     torch.manual_seed(0)
     config = GPT2Config(
-        vocab_size=VOCABULARY, n_embd=WIDTH, n_layer=LAYERS, n_head=HEADS, n_positions=256, bos_token_id=0, eos_token_id=1
+        vocab_size=VOCABULARY, n_embd=WIDTH, n_layer=LAYERS, n_head=HEADS, n_positions=256, bos_token_id=0,
+        eos_token_id=1,
     )  # fmt: skip
     return sm.SteeringModel(GPT2LMHeadModel(config).eval(), tiny_tokenizer())
 
