@@ -16,6 +16,7 @@ __all__ = [
     "MismatchError",
     "NotAppliedError",
     "PromptError",
+    "ResourceError",
     "SiteUnavailableError",
     "SpecError",
     "SteersmanError",
@@ -65,6 +66,10 @@ class PromptError(SteersmanError, ValueError):
 
 class DataError(SteersmanError, ValueError):
     """Contrast pairs or other data that cannot be used: empty, not text, missing columns."""
+
+
+class ResourceError(SteersmanError, RuntimeError):
+    """Memory, or workers, that do not suffice for the smallest piece of the work."""
 
 
 class FileFormatError(SteersmanError, ValueError):
