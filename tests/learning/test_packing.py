@@ -52,7 +52,7 @@ def test_every_family_that_can_be_packed_gives_the_same(family: str, monkeypatch
     handle.remove()
     longest = max(len(model.tokens.encode(text)) for text in TEXTS)
     assert batches == [1 if why_not(model.architecture, longest) is None else len(TEXTS)]
-    monkeypatch.setattr(import_module("steersman.extraction.activations"), "WORTH", 0.0)
+    monkeypatch.setattr(import_module("steersman.extraction.passes"), "WORTH", 0.0)
     plain = sm.activations(model, TEXTS, read="mean", token_budget=1)
     for layer in plain:
         torch.testing.assert_close(packed[layer], plain[layer], rtol=1e-4, atol=1e-4)

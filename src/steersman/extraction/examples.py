@@ -62,7 +62,7 @@ class Examples:
         width = max(model.shape.width(site, layer) for layer in layers)
         self.whole = _needs_rows(method, len(texts), width)
         rng = np.random.default_rng(seed)
-        self.sample = self._reservoir(rng) if sample else ([], [])
+        self.sample = reservoir(pairs, rng) if sample else ([], [])
         kept = range(len(texts)) if self.whole else (*self.sample[0], *(self.positives + i for i in self.sample[1]))
         in_pairs = method.of_pairs is not None and not self.whole
         order = method.order if method.of_classes is not None and not self.whole else 1
@@ -126,18 +126,19 @@ class Examples:
         found = [item.ids for item in self.items]
         return found[: self.positives], found[self.positives :]
 
-    def _reservoir(self, rng: np.random.Generator) -> tuple[list[int], list[int]]:
-        """A random choice of ``RESERVOIR`` per class (all, if there are no more), pairs kept together."""
-
-        def choose(count: int) -> list[int]:
-            return sorted(rng.permutation(count)[:RESERVOIR].tolist())
-
-        first = choose(self.positives)
-        return first, first if self.pairs.paired else choose(len(self.pairs.negative))
-
     def _facts(self) -> dict[str, object]:
         return {"positives": self.positives, "kept": len(self.gather.kept.slots), "sample": self.sample,
                 "order": self.gather.order, "differences": self.gather.differences}  # fmt: skip
+
+
+def reservoir(pairs: ContrastPairs, rng: np.random.Generator) -> tuple[list[int], list[int]]:
+    """A random choice of ``RESERVOIR`` examples per class (all, if there are no more), pairs kept together."""
+
+    def choose(count: int) -> list[int]:
+        return sorted(rng.permutation(count)[:RESERVOIR].tolist())
+
+    first = choose(len(pairs.positive))
+    return first, first if pairs.paired else choose(len(pairs.negative))
 
 
 def _needs_rows(method: Method, examples: int, width: int) -> bool:

@@ -69,8 +69,8 @@ def extract(
             measured on where there are more.
         token_budget: padded tokens per forward pass; measured unless given.
         runner: what runs the model: ``"local"``, ``"ray"``, or a runner such as ``RayRunner(workers=4)``.
-        checkpoint: a ``.safetensors`` file to keep the work done so far in, now and then and when it is interrupted. The
-            same call then goes on from there; when the work is complete, the file is removed.
+        checkpoint: a ``.safetensors`` file to keep the work done so far in, now and then and when it is interrupted.
+            The same call then goes on from there; when the work is complete, the file is removed.
         progress: a bar on a terminal (None), always or never (True, False), or a function of (tokens done, tokens).
         options: of the method, such as ``penalty=`` of ``logistic``, or ``heads=`` of ``iti``.
 
@@ -188,9 +188,7 @@ def _heads(examples: Examples, n_heads: int, options: Mapping[str, Any]) -> _Fou
     return found
 
 
-def at_one_gap(
-    direction: Tensor, positive: Tensor, negative: Tensor, layer: int
-) -> tuple[Tensor, tuple[float, float]]:
+def at_one_gap(direction: Tensor, positive: Tensor, negative: Tensor, layer: int) -> tuple[Tensor, tuple[float, float]]:
     """A direction scaled to the distance between the class means ``[width]`` along it, and the two projections.
 
     Raises:

@@ -210,9 +210,10 @@ class ClassGather:
     def add(self, numbers: Sequence[int], rows: Mapping[int, Tensor | Sequence[Tensor]]) -> None:
         """See :class:`~.work.Gather`."""
         own = cast("Mapping[int, Tensor]", rows)
-        sides = [i for i, n in enumerate(numbers) if n < self.positives], [
-            i for i, n in enumerate(numbers) if n >= self.positives
-        ]
+        sides = (
+            [i for i, n in enumerate(numbers) if n < self.positives],
+            [i for i, n in enumerate(numbers) if n >= self.positives],
+        )
         for layer, values in own.items():
             for moments, side in zip(self._classes(layer, values.shape[1]), sides, strict=True):
                 moments.update(values[side])

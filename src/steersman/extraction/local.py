@@ -87,8 +87,9 @@ class _Part:
                 raise
             if len(one.items) == 1:
                 raise ResourceError(
-                    f"the memory of {self.reader.model.device} does not hold one text of {len(one.items[0].ids)} tokens; "
-                    "shorten it, read fewer layers, or load the model in a smaller precision"
+                    f"the memory of {self.reader.model.device} does not hold one text of "
+                    f"{len(one.items[0].ids)} tokens; shorten it, read fewer layers, or load the model in a smaller "
+                    "precision"
                 ) from error
             return None
         self.budget.timed(one.size, clock.seconds)

@@ -1,9 +1,9 @@
 """Activations on disk, for more rows than the memory holds.
 
-A folder with one safetensors file per layer, ``layer-010.safetensors``, whose only tensor ``activations`` is ``[n, ...]``
-in float32, and ``activations.json``, written last: a folder without it is not complete. The files have their full size
-from the start, so that a disk that is too small is found out at once, and rows are written into their places in whatever
-order they are read. ``progress.safetensors`` says which are there; it is what interrupted work goes on from.
+A folder with one safetensors file per layer, ``layer-010.safetensors``, whose only tensor ``activations`` is float32,
+``[n, ...]``, and ``activations.json``, written last: a folder without it is not complete. The files have their full
+size from the start, so that a disk that is too small is found out at once, and rows are written into their places in
+whatever order they are read. ``progress.safetensors`` says which are there; interrupted work goes on from it.
 """
 
 from __future__ import annotations
@@ -163,8 +163,10 @@ class _FileGather:
         own = cast("Mapping[int, Tensor]", rows)
         for layer, values in own.items():
             if not bool(values.isfinite().all()):
-                raise InterventionError(f"the activations of layer {layer} are NaN or infinite; load the model in bfloat16 "
-                                        "or float32, if it is in float16")  # fmt: skip
+                raise InterventionError(
+                    f"the activations of layer {layer} are NaN or infinite; load the model in bfloat16 or float32, if "
+                    "it is in float16"
+                )
         for layer, values in own.items():
             self._maps[layer][numbers] = values.reshape(-1, *self.shape[1:]).numpy()
         self.finished[list(numbers)] = True

@@ -111,15 +111,13 @@ class Reader:
         rows, columns, _ = one.reads
         found: dict[int, Tensor] = {}
         norms: dict[int, Tensor] = {}
-        chosen, slots = (None, None) if one.whole or not self.narrow else one.chosen
-        if chosen is not None and chosen.numel() > FEW * one.size:
-            chosen = None
-        few = chosen is not None
+        chosen, slots = one.chosen
+        few = not one.whole and chosen.numel() <= FEW * one.size and self.narrow
 
         def see(place: Place, value: Tensor) -> None:
             inside = few and (place[1] > self.block or (place[1] == self.block and place[0] in NARROWED))
             value = value.reshape(one.rows, -1, value.shape[-1])
-            there = slots if inside and slots is not None else columns
+            there = slots if inside else columns
             found[place[1]] = value[rows.to(value.device), there.to(value.device)].float().cpu()
             if one.whole:
                 at = tuple(index.to(value.device) for index in one.others)
@@ -129,7 +127,7 @@ class Reader:
             forward = hooks.enter_context(self.model.forward_only(self.work.steer, [item.ids for item in one.items]))
             hooks.enter_context(watch_sites(arch, self.places, see))
             hooks.enter_context(stop_at(arch, self.deepest))
-            if chosen is not None:
+            if few:
                 hooks.enter_context(narrowed(arch, self.block, chosen))
             forward(one.inputs)
         return found, norms

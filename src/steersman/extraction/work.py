@@ -2,11 +2,11 @@
 
     texts -> items -> a **runner** -> a **gather** -> moments, rows, means -> vector, activations
 
-An :class:`~.reading.Item` is a text as token ids with the indices of the tokens that are read. A :class:`Work` says what
-is read of all items. A :class:`Runner` is whatever turns the two into rows: the local one (:mod:`.local`) runs forward
-passes of the model at hand, :mod:`.ray_runner` does that on many workers, and another engine plugs in by doing the same
-its own way. A :class:`Gather` takes the rows in, in whatever order and grouping they come, and keeps only what it
-needs: moments, a bounded sample, or files.
+An :class:`~.reading.Item` is a text as token ids with the indices of the tokens that are read. A :class:`Work` says
+what is read of all items. A :class:`Runner` is whatever turns the two into rows: the local one (:mod:`.local`) runs
+forward passes of the model at hand, :mod:`.ray_runner` does that on many workers, and another engine plugs in by doing
+the same its own way. A :class:`Gather` takes the rows in, in whatever order and grouping they come, and keeps only what
+it needs: moments, a bounded sample, or files.
 
 All three are plain data, or hold nothing else: they can be sent to another process. An engine that runs the model
 elsewhere fills ``gather.empty()`` there and merges it here; merging is exact, so the result does not depend on how
@@ -16,7 +16,7 @@ items were shared out.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -49,7 +49,7 @@ class Work:
     average: bool = True
     norms: frozenset[int] = frozenset()
     together: int | None = None
-    steer: Plan = Plan()
+    steer: Plan = field(default_factory=Plan)
     token_budget: int | None = None
 
 
@@ -82,9 +82,7 @@ class Gather(Protocol):
 class Runner(Protocol):
     """Runs a model over items and hands over what is read."""
 
-    def __call__(
-        self, model: SteeringModel, items: Sequence[Item], work: Work, gather: Gather, done: Done
-    ) -> None:
+    def __call__(self, model: SteeringModel, items: Sequence[Item], work: Work, gather: Gather, done: Done) -> None:
         """Read all items, in any order, adding each to ``gather`` (or merging gathers made by ``gather.empty()``).
 
         ``done`` is called with the numbers of items right after they were gathered: what it was called for is not run

@@ -41,10 +41,12 @@ def lda(positive: Tensor, negative: Tensor, *, shrinkage: float | None = None) -
 def lda_of(positive: Moments, negative: Moments, *, shrinkage: float | None = None) -> Tensor:
     """The same from the moments of the two classes, of order 4."""
     count, width = positive.count + negative.count, len(positive.mean)
-    assert positive.scatter is not None and negative.scatter is not None
+    assert positive.scatter is not None
+    assert negative.scatter is not None
     covariance = (positive.scatter + negative.scatter) / count
     if shrinkage is None:
-        assert positive.fourth is not None and negative.fourth is not None
+        assert positive.fourth is not None
+        assert negative.fourth is not None
         shrinkage = ledoit_wolf(covariance, float(positive.fourth + negative.fourth), count) if count > 2 else 0.0
     _check(shrinkage, count, width)
     ridge = shrinkage * float(covariance.trace()) / width
@@ -56,7 +58,7 @@ def lda_of(positive: Moments, negative: Moments, *, shrinkage: float | None = No
 def ledoit_wolf(covariance: Tensor, fourth: float, count: int) -> float:
     """The a of Ledoit and Wolf from the covariance S ``[p, p]`` of n centred rows and ``fourth = sum |x|^4``:
 
-        a = min(1, ((sum |x|^4) / n - |S|^2) / n / (|S|^2 - tr(S)^2 / p))
+    a = min(1, ((sum |x|^4) / n - |S|^2) / n / (|S|^2 - tr(S)^2 / p))
     """
     size, width = float(covariance.square().sum()), len(covariance)
     spread, away = (fourth / count - size) / count, size - float(covariance.trace()) ** 2 / width

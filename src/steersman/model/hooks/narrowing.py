@@ -155,9 +155,7 @@ def _mask(mask: Any, tokens: Tensor, hidden: Tensor) -> Tensor | None:
 # -- proof -------------------------------------------------------------------------------------------------------------
 
 
-def why_not_narrowed(
-    architecture: Architecture, layer: int, run: Callable[[Batch], None]
-) -> str | None:
+def why_not_narrowed(architecture: Architecture, layer: int, run: Callable[[Batch], None]) -> str | None:
     """The reason why block ``layer`` of this model cannot be run at some of its tokens, or None.
 
     Found out once for each model and layer by doing it, on two short rows of which one is padded.

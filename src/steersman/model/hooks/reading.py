@@ -14,9 +14,7 @@ Place = tuple[str, int]
 
 
 @contextmanager
-def read_sites(
-    architecture: Architecture, places: Iterable[Place], columns: int
-) -> Generator[dict[Place, Tensor]]:
+def read_sites(architecture: Architecture, places: Iterable[Place], columns: int) -> Generator[dict[Place, Tensor]]:
     """Collect the activations at ``(component, layer)`` places of the forward passes this thread makes inside.
 
     The mapping fills as the model runs: ``[rows, columns, width]``, a copy, steered if the pass is (a later pass
