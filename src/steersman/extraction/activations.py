@@ -237,7 +237,7 @@ class _Callback:
         for layer, values in norms.items() if self.norms is not None else ():
             cast(Mapping[int, list[Tensor]], self.norms)[layer].append(values)
 
-    def empty(self) -> _Callback:
+    def empty(self, numbers: Sequence[int]) -> _Callback:
         raise NotImplementedError("a function is called here and nowhere else")
 
     def merge(self, other: object) -> None:

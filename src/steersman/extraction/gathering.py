@@ -27,6 +27,7 @@ class RowGather:
 
     def __init__(self, numbers: Iterable[int]) -> None:
         self.slots = {number: slot for slot, number in enumerate(numbers)}
+        self.size = len(self.slots)
         self._parts: list[tuple[list[int], dict[int, Tensor]]] = []
         self._bytes = 0
         self._tensors: dict[int, Tensor] = {}
@@ -50,9 +51,12 @@ class RowGather:
     def add_norms(self, norms: Mapping[int, Tensor]) -> None:
         """None are asked for."""
 
-    def empty(self) -> RowGather:
+    def empty(self, numbers: Sequence[int]) -> RowGather:
         """See :class:`~.work.Gather`."""
-        return RowGather(self.slots)
+        found = RowGather(())
+        found.slots = {number: self.slots[number] for number in numbers if number in self.slots}
+        found.size = self.size
+        return found
 
     def merge(self, other: RowGather) -> None:
         """See :class:`~.work.Gather`."""
@@ -63,7 +67,7 @@ class RowGather:
         """What has come in, as (slots, layer -> rows)."""
         if self._tensors:
             self._flush()
-            return [(list(range(len(self.slots))), self._tensors)]
+            return [(list(range(self.size)), self._tensors)]
         return self._parts
 
     def pop(self, layer: int) -> Tensor:
@@ -94,7 +98,7 @@ class RowGather:
             number += 1
 
     def _total(self, rows: Mapping[int, Tensor]) -> int:
-        return sum(values[0].nbytes for values in rows.values()) * len(self.slots)
+        return sum(values[0].nbytes for values in rows.values()) * self.size
 
     def _flush(self) -> None:
         """Put rows in their places."""
@@ -107,12 +111,12 @@ class RowGather:
         self._parts, self._bytes = [], 0
 
     def _room(self, layer: int, like: Tensor, on_disk: bool) -> Tensor:
-        shape = (len(self.slots), *like.shape[1:])
+        shape = (self.size, *like.shape[1:])
         if not on_disk:
             return torch.empty(shape)
         if self._folder is None:
             self._folder = tempfile.TemporaryDirectory(prefix="steersman-")
-        size = len(self.slots) * like[0].numel()
+        size = self.size * like[0].numel()
         path = str(Path(self._folder.name) / str(layer))
         return torch.from_file(path, shared=True, size=size, dtype=torch.float32).reshape(shape)
 
@@ -131,7 +135,7 @@ class CaptureGather:
     def add_norms(self, norms: Mapping[int, Tensor]) -> None:
         """None are asked for."""
 
-    def empty(self) -> CaptureGather:
+    def empty(self, numbers: Sequence[int]) -> CaptureGather:
         """See :class:`~.work.Gather`."""
         return CaptureGather()
 
@@ -165,7 +169,7 @@ class MeanGather:
     def add_norms(self, norms: Mapping[int, Tensor]) -> None:
         """None are asked for."""
 
-    def empty(self) -> MeanGather:
+    def empty(self, numbers: Sequence[int]) -> MeanGather:
         """See :class:`~.work.Gather`."""
         return MeanGather(self.longest)
 
@@ -226,9 +230,11 @@ class ClassGather:
         for layer, values in norms.items():
             self.norms.setdefault(layer, []).append(values)
 
-    def empty(self) -> ClassGather:
+    def empty(self, numbers: Sequence[int]) -> ClassGather:
         """See :class:`~.work.Gather`."""
-        return ClassGather(self.positives, self.kept.slots, order=self.order, differences=self.differences)
+        found = ClassGather(self.positives, (), order=self.order, differences=self.differences)
+        found.kept = self.kept.empty(numbers)
+        return found
 
     def merge(self, other: ClassGather) -> None:
         """See :class:`~.work.Gather`."""

@@ -29,6 +29,7 @@ from ..model import SteeringModel
 from ..vector import Origin
 from .activations import Activations, run_work
 from .checkpoint import EVERY, work_digest
+from .gathering import RowGather
 from .progress import ProgressLike
 from .reading import Read, Text, prepare
 from .work import RunnerLike, Work
@@ -176,13 +177,13 @@ class _FileGather:
     def add_norms(self, norms: Mapping[int, Tensor]) -> None:
         """None are asked for."""
 
-    def empty(self) -> Any:
-        """A gather for elsewhere, in memory."""
-        from .gathering import RowGather
+    def empty(self, numbers: Sequence[int]) -> RowGather:
+        """A gather for elsewhere, in memory; its slots are the items' numbers."""
+        found = RowGather(())
+        found.slots, found.size = {number: number for number in numbers}, len(self.finished)
+        return found
 
-        return RowGather(range(len(self.finished)))
-
-    def merge(self, other: Any) -> None:
+    def merge(self, other: RowGather) -> None:
         """See :class:`~.work.Gather`."""
         for numbers, rows in other.parts():
             self.add(numbers, rows)

@@ -9,8 +9,8 @@ the same its own way. A :class:`Gather` takes the rows in, in whatever order and
 it needs: moments, a bounded sample, or files.
 
 All three are plain data, or hold nothing else: they can be sent to another process. An engine that runs the model
-elsewhere fills ``gather.empty()`` there and merges it here; merging is exact, so the result does not depend on how
-items were shared out.
+elsewhere fills ``gather.empty(numbers)`` there and merges it here; merging is exact, so the result does not depend on
+how items were shared out.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class Gather(Protocol):
         """Take in the norms of tokens, layer -> ``[any number]``, of items that :attr:`Work.norms` names."""
         ...
 
-    def empty(self) -> Gather:
-        """One of the same kind that has seen nothing."""
+    def empty(self, numbers: Sequence[int]) -> Gather:
+        """One of the same kind that has seen nothing, and will see these items only; to be filled elsewhere."""
         ...
 
     def merge(self, other: Any) -> None:
@@ -83,7 +83,7 @@ class Runner(Protocol):
     """Runs a model over items and hands over what is read."""
 
     def __call__(self, model: SteeringModel, items: Sequence[Item], work: Work, gather: Gather, done: Done) -> None:
-        """Read all items, in any order, adding each to ``gather`` (or merging gathers made by ``gather.empty()``).
+        """Read all items, in any order, adding each to ``gather``, or merging what was filled elsewhere into it.
 
         ``done`` is called with the numbers of items right after they were gathered: what it was called for is not run
         again when interrupted work is resumed, and drives the progress bar.
