@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import struct
@@ -27,7 +28,7 @@ from steersman.extraction.methods.lda import lda, lda_of, ledoit_wolf
 from steersman.extraction.methods.pca import pca, pca_of
 from steersman.extraction.moments import Moments
 
-TEXTS = [
+SENTENCES = [
     "hello there you",
     "a",
     "the quick brown fox jumps over it",
@@ -35,7 +36,8 @@ TEXTS = [
     "one two three",
     "what",
     "so be it then",
-] * 3
+]
+TEXTS = SENTENCES * 3
 GOOD = ["good", "fine", "nice", "happy", "sunny", "sweet", "neat", "warm", "kind", "calm"]
 BAD = ["bad", "poor", "sad", "grim", "cold", "sour", "rude", "dull", "mean", "sick"]
 
@@ -174,7 +176,7 @@ def test_every_site_is_read_the_same_at_few_tokens(
 def test_merged_moments_are_those_of_all_rows(seed: int, cuts: list[int], offset: float, tree: bool) -> None:
     rows = torch.randn(40, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + offset
     edges = [0, *sorted(cuts), 40]
-    parts = [Moments.of(rows[a:b], 4) for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [Moments.of(rows[a:b], 4) for a, b in itertools.pairwise(edges)]
     whole = Moments(5, 4)
     if tree:
         middle = Moments(5, 4)
@@ -267,9 +269,8 @@ def test_norms_of_many_texts_are_those_of_a_sample(model: sm.SteeringModel, pair
     norms = torch.cat([sm.capture(model, text, layers=2)[2][1:].norm(dim=1) for text in texts])
     assert vector.norms[2] == pytest.approx(float(norms.median()), rel=0.05)
     few = sm.extract(model, sm.ContrastPairs(pairs.positive[:32], pairs.negative[:32]), quality=False, layers=2)
-    own = torch.cat(
-        [sm.capture(model, t, layers=2)[2][1:].norm(dim=1) for t in (*pairs.positive[:32], *pairs.negative[:32])]
-    )
+    texts = [*pairs.positive[:32], *pairs.negative[:32]]
+    own = torch.cat([sm.capture(model, text, layers=2)[2][1:].norm(dim=1) for text in texts])
     assert few.norms[2] == pytest.approx(float(own.median()), rel=1e-5)
 
 
@@ -351,11 +352,9 @@ def test_the_budget_grows_while_it_pays(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_budget_that_is_given_stays_and_little_work_is_not_measured() -> None:
-    architecture: Any = object()
-    for one in (
-        Budget(architecture, 300, torch.device("cpu"), 10**7),
-        Budget(architecture, None, torch.device("cpu"), 99),
-    ):
+    architecture: Any = torch.nn.Identity()
+    for choice, tokens in ((300, 10**7), (None, 99)):
+        one = Budget(architecture, choice, torch.device("cpu"), tokens)
         before = one.tokens
         for size in range(10):
             one.timed(one.tokens, 1e-9 * size)
@@ -387,10 +386,13 @@ class Interrupted:
 
 @pytest.mark.parametrize("method", ["mean_difference", "pca", "lda", "logistic"])
 def test_an_interrupted_extraction_goes_on_where_it_stopped(
-    model: sm.SteeringModel, pairs: sm.ContrastPairs, method: str, tmp_path: Path
+    model: sm.SteeringModel, pairs: sm.ContrastPairs, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(passes, "WORTH", 0.0)
+    quality = method == "mean_difference"
+
     def run(**more: Any) -> sm.SteeringVector:
-        return sm.extract(model, pairs, method=method, layers=[0, 1], token_budget=150, **more)
+        return sm.extract(model, pairs, method=method, layers=[0, 1], token_budget=150, quality=quality, **more)
 
     expected, file = run(), tmp_path / "work.safetensors"
     with Interrupted(model, 10**6) as whole:
@@ -431,6 +433,7 @@ def test_work_is_saved_now_and_then(
     model: sm.SteeringModel, pairs: sm.ContrastPairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint, "EVERY", 0.0)
+    monkeypatch.setattr(passes, "WORTH", 0.0)
     file, seen = tmp_path / "work.safetensors", list[bool]()
     sm.extract(model, pairs, layers=0, token_budget=200, checkpoint=file, quality=False,
                progress=lambda done, whole: seen.append(file.is_file()))  # fmt: skip
@@ -504,7 +507,10 @@ def test_a_probe_and_an_eraser_are_fitted_on_them(model: sm.SteeringModel, folde
         torch.testing.assert_close(one[1], other[1])
 
 
-def test_interrupted_they_go_on_where_they_stopped(model: sm.SteeringModel, tmp_path: Path) -> None:
+def test_interrupted_they_go_on_where_they_stopped(
+    model: sm.SteeringModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(passes, "WORTH", 0.0)
     folder, texts = tmp_path / "acts", [f"{text} {i}" for i, text in enumerate(TEXTS)]
     with Interrupted(model, 2), pytest.raises(KeyboardInterrupt):
         sm.activations(model, texts, layers=1, token_budget=64, out=folder)

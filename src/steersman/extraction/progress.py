@@ -64,7 +64,9 @@ class _Bar:
             from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
             columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,.0f} tokens"))
-            self._bar = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
+            console = Console(stderr=True)
+            transient = console.is_terminal
+            self._bar = Progress(*columns, TimeRemainingColumn(), console=console, transient=transient)
             self._task = self._bar.add_task(self._what, total=whole)
             self._bar.start()
         self._bar.update(self._task, completed=done)

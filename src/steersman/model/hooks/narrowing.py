@@ -168,10 +168,13 @@ def why_not_narrowed(architecture: Architecture, layer: int, run: Callable[[Batc
         return LINEAR
     if architecture.shape.model_type in _NOT_EXACT:
         return _NOT_EXACT[architecture.shape.model_type]
+    watched = _watched(architecture.blocks[layer])
+    if watched is not None:
+        return watched
     known = _PROVED.setdefault(architecture, {})
     if layer not in known:
         known[layer] = _prove(architecture, layer, run)
-    return known[layer] or _watched(architecture.blocks[layer])
+    return known[layer]
 
 
 def _prove(architecture: Architecture, layer: int, run: Callable[[Batch], None]) -> str | None:
