@@ -12,7 +12,7 @@ export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help demo test test-quantised test-ray lint types format bench bench-peers model model-card clean
+.PHONY: help demo test test-quantised test-ray lint types format bench bench-peers figures model model-card clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -54,11 +54,15 @@ format: $(READY) ## put the code into shape
 
 bench: $(READY) ## measure; prints ratios with intervals
 	$(BIN)/python -m benchmarks.generate
+	$(BIN)/python -m benchmarks.ablation
 	$(BIN)/python -m benchmarks.extract
 	$(BIN)/python -m benchmarks.extract --memory
 
 bench-peers: $(READY) ## extraction against other libraries, each in an environment of its own (.peers)
 	$(BIN)/python -m benchmarks.peers
+
+figures: $(READY) ## draw the figures of the pages anew
+	$(BIN)/python -m tools.figures
 
 model: $(READY) ## retrain the embedded model into candidates/ (about 17 minutes of CPU time)
 	$(BIN)/python -m tools.model.train --seed 0 --out candidates/demo

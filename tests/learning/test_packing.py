@@ -10,7 +10,8 @@ import torch
 from tests.models import FAMILIES, tiny, tiny_tokenizer
 
 import steersman as sm
-from steersman.extraction.packing import pack, packed_tokens, why_not
+from steersman.extraction.packing import pack, packed_tokens
+from steersman.model.own_mask import why_not
 
 TEXTS = [f"it is {end}" for end in ("a", "ab", "b", "cd", "c", "", "a", "xyz")]
 

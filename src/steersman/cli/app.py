@@ -7,13 +7,16 @@ from typing import Annotated, Any
 import typer
 
 from .. import __version__
+from .ablate import ablate
 from .chat import chat
 from .convert import convert
 from .demo import demo
 from .doctor import doctor
+from .eval import evaluate
 from .extract import extract
 from .generate import generate
 from .options import command
+from .patch import patch
 from .version import version
 
 HELP = """Steer language models: find directions, act on them while the model runs, measure what that did.
@@ -63,6 +66,9 @@ COMMANDS = {
     "extract": command()(extract),
     "generate": command(steering=True, sampling=True)(generate),
     "chat": command(steering=True, sampling=True)(chat),
+    "ablate": command()(ablate),
+    "patch": command()(patch),
+    "eval": command(steering=True)(evaluate),
     "convert": command()(convert),
     "doctor": command()(doctor),
     "version": command()(version),

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 from .failures import InputError
 
-_COMMANDS = ("demo", "extract", "generate", "chat", "convert", "doctor", "version")
+_COMMANDS = ("demo", "extract", "generate", "chat", "eval", "convert", "doctor", "version")
 _SHARED = ("json", "dry_run", "quiet", "verbose", "seed", "device", "dtype", "offline")
 
 

@@ -9,6 +9,7 @@ import typer
 
 from . import extract_text as say
 from .failures import InputError
+from .inputs import read_lines
 from .session import Run
 
 if TYPE_CHECKING:
@@ -77,13 +78,41 @@ def extract(
             "--output", "-o", show_envvar=False, metavar="FILE", help="Where to save it; nothing is saved without."
         ),
     ] = None,
+    token_budget: Annotated[
+        int | None,
+        typer.Option(
+            "--token-budget",
+            metavar="N",
+            show_envvar=False,
+            help="Padded tokens per forward pass.",
+            show_default="measured",
+        ),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            "--ray",
+            metavar="ADDRESS",
+            show_envvar=False,
+            help="Share the work out over a Ray cluster: its address, auto for the one of this machine, or local to "
+            "start one.",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers", metavar="N", show_envvar=False, help="Ray workers.", show_default="one per CPU of the cluster"
+        ),
+    ] = None,
 ) -> None:
     """Find the direction between positive and negative examples.
 
     Prints how well it separates held-out examples at each layer, against shuffled labels, and which layer is best.
+    Interrupted, the same command goes on where it stopped: what is done lies in NAME.partial.safetensors beside -o.
     """
     examples = _examples(run, pairs, positive, negative, name or (output.stem if output else None))
     target = _checked_output(output)
+    runner = _runner(ray, workers)
     chosen = _layers(layers)
     token = int(read) if read is not None and read.removeprefix("-").isdigit() else read
     if run.dry_run:
@@ -92,8 +121,11 @@ def extract(
     loaded = run.load(model)
     from ..extraction import extract as find
 
-    with run.working(f"reading {len(examples.positive) + len(examples.negative)} examples"):
-        vector = find(loaded, examples, method=method, layers=chosen, site=site, read=token, seed=run.seed)
+    vector = find(
+        loaded, examples, method=method, layers=chosen, site=site, read=token, seed=run.seed, token_budget=token_budget,
+        runner=runner, progress=False if run.quiet else None,
+        checkpoint=target and target.with_name(f"{target.stem}.partial.safetensors"),
+    )  # fmt: skip
     if target is not None:
         vector.save(target)
         run.record(target, details={"vector": _document(vector)})
@@ -104,6 +136,17 @@ def extract(
         )
         return
     say.result(run, vector, target)
+
+
+def _runner(ray: str | None, workers: int | None) -> Any:
+    """Who runs the model: this process, or Ray workers."""
+    if ray is None:
+        if workers is not None:
+            raise InputError("--workers counts Ray workers", fix="add --ray local, or the address of a cluster")
+        return None
+    from ..extraction.ray_runner import RayRunner
+
+    return RayRunner(address=None if ray == "local" else ray, workers=workers)
 
 
 def _examples(
@@ -134,16 +177,7 @@ def _examples(
             fix="--pairs FILE, or --positive FILE and --negative FILE",
         )
     run.inputs += [positive, negative]
-    return ContrastPairs(_lines(positive), _lines(negative), name=name or positive.stem)
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return [line.rstrip("\n") for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except FileNotFoundError:
-        raise InputError(f"there is no file {path}", fix="give a text file with one example a line") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text", why=str(error)) from error
+    return ContrastPairs(read_lines(positive), read_lines(negative), name=name or positive.stem)
 
 
 def _checked_output(output: Path | None) -> Path | None:

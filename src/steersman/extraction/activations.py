@@ -18,7 +18,7 @@ from ..values import LayerValues
 from ..vector import Origin
 from .budget import TOKEN_BUDGET
 from .gathering import CaptureGather, MeanGather, RowGather
-from .passes import check_budget
+from .passes import batches, check_budget
 from .progress import ProgressLike, reporting
 from .reading import Item, Read, ReadLike, Text, Texts, listed_texts, prepare
 from .work import Gather, RunnerLike, Work, find_runner
@@ -257,4 +257,4 @@ def _work(
     return Work(chosen, site, average=average, steer=Plan.of(steer), token_budget=token_budget)
 
 
-__all__ = ["TOKEN_BUDGET", "Activations", "activations", "capture", "mean_activations"]
+__all__ = ["TOKEN_BUDGET", "Activations", "activations", "batches", "capture", "mean_activations"]

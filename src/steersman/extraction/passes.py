@@ -7,7 +7,7 @@ A pass stops at the deepest place that is read. Where only some tokens are read,
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,9 +20,10 @@ from ..errors import PromptError
 from ..model import SteeringModel
 from ..model.hooks.narrowing import NARROWED, narrowed, why_not_narrowed
 from ..model.hooks.reading import Place, stop_at, watch_sites
+from ..model.own_mask import why_not
 from ..model.tokens import Batch
 from ..sites import FORWARD_ORDER
-from .packing import WORTH, Packed, pack, packed_tokens, why_not
+from .packing import WORTH, Packed, pack, packed_tokens
 from .reading import Item
 from .work import Work
 
@@ -183,6 +184,16 @@ def next_batch(items: Sequence[Item], start: int, budget: int) -> list[Item]:
             break
         end += 1
     return list(items[start:end])
+
+
+def batches(items: Sequence[Item], budget: int) -> Iterator[list[Item]]:
+    """Groups of items of similar length, shortest first, each within the budget (one item always fits)."""
+    check_budget(budget)
+    order, start = sorted(items, key=lambda item: len(item.ids)), 0
+    while start < len(order):
+        group = next_batch(order, start, budget)
+        yield group
+        start += len(group)
 
 
 def check_budget(budget: int | None) -> None:
