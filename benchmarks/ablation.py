@@ -30,7 +30,7 @@ def build() -> sm.SteeringModel:
     return sm.SteeringModel(GPT2LMHeadModel(config).eval(), tiny_tokenizer())
 
 
-def by_hand(model: sm.SteeringModel, prompts: list[str]) -> Tensor:
+def by_hand(model: sm.SteeringModel, prompts: list[str], tokens: slice = slice(None)) -> Tensor:
     """The oracle in plain PyTorch: a hook and a whole forward pass per head, logits at the last token only."""
     ids = torch.tensor([model.tokens.encode(prompt) for prompt in prompts])
     found: list[Tensor] = []
@@ -40,7 +40,7 @@ def by_hand(model: sm.SteeringModel, prompts: list[str]) -> Tensor:
 
             def zero(module: object, args: tuple[Tensor, ...], columns: slice = columns) -> tuple[Tensor]:
                 z = args[0].clone()
-                z[..., columns] = 0
+                z[:, tokens, columns] = 0
                 return (z,)
 
             hook = model.hf.transformer.h[layer].attn.c_proj.register_forward_pre_hook(zero)
@@ -61,11 +61,11 @@ def steered(model: sm.SteeringModel, prompts: list[str]) -> Tensor:
     return torch.stack(found)
 
 
-def study(model: sm.SteeringModel, prompts: list[str]) -> Tensor:
+def study(model: sm.SteeringModel, prompts: list[str], positions: str = "all") -> Tensor:
     """As many padded tokens in each forward pass as there are one by one."""
     found = sm.ablation_study(
         model, prompts, sites=sm.heads("all"), mode="zero", metric=sm.logit_difference(TARGET, FOIL),
-        token_budget=PROMPTS * PROMPT_TOKENS,
+        token_budget=PROMPTS * PROMPT_TOKENS, positions=positions,
     )  # fmt: skip
     return torch.tensor(found.values)
 
@@ -82,6 +82,8 @@ def main() -> None:
     print(f"{machine()}; GPT-2, {LAYERS} blocks, width {WIDTH}, {HEADS} heads, vocabulary {VOCABULARY}")
     print(f"{PROMPTS} prompts of {PROMPT_TOKENS} tokens, nothing shared but the first token, scored at the last token")
     print(f"zero ablation of all {LAYERS * HEADS} heads; greatest difference of the metric {off:.1g}")
+    last = (study(model, prompts, "last") - by_hand(model, prompts, slice(-1, None))).abs().max().item()
+    print(f"at the last token only: greatest difference {last:.1g}")
     print("one by one over study: median [95% interval] of paired runs")
     rivals: dict[str, Callable[[sm.SteeringModel, list[str]], Tensor]] = {
         "plain hooks, logits at the last token": by_hand,
@@ -89,6 +91,10 @@ def main() -> None:
     }
     for name, rival in rivals.items():
         print(f"  {name:40s} {compare(lambda r=rival: r(model, prompts), lambda: study(model, prompts), runs)}")
+    ratio = compare(
+        lambda: by_hand(model, prompts, slice(-1, None)), lambda: study(model, prompts, "last"), max(3, runs // 4)
+    )
+    print(f"  {'plain hooks, heads ablated at the last':40s} {ratio}")
 
 
 if __name__ == "__main__":
