@@ -12,7 +12,7 @@ export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help demo test test-quantised lint types format bench figures model model-card clean
+.PHONY: help demo test test-quantised test-ray lint types format bench bench-peers figures model model-card clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,6 +37,9 @@ test-quantised: $(READY) ## models with quantised weights (torchao, kept out of 
 	@test -d .venv/quantised || $(PIP) install -c constraints.txt --no-deps --target .venv/quantised torchao
 	PYTHONPATH=.venv/quantised $(BIN)/python -m pytest tests/quantised
 
+test-ray: $(READY) ## extraction on a local Ray cluster (about a minute: each worker imports torch)
+	$(BIN)/python -m pytest tests/workers
+
 lint: $(READY) ## style and floors
 	$(BIN)/ruff check src tests tools benchmarks
 	$(BIN)/ruff format --check src tests tools benchmarks
@@ -52,6 +55,11 @@ format: $(READY) ## put the code into shape
 bench: $(READY) ## measure; prints ratios with intervals
 	$(BIN)/python -m benchmarks.generate
 	$(BIN)/python -m benchmarks.ablation
+	$(BIN)/python -m benchmarks.extract
+	$(BIN)/python -m benchmarks.extract --memory
+
+bench-peers: $(READY) ## extraction against other libraries, each in an environment of its own (.peers)
+	$(BIN)/python -m benchmarks.peers
 
 figures: $(READY) ## draw the figures of the pages anew
 	$(BIN)/python -m tools.figures

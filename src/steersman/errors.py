@@ -18,6 +18,7 @@ __all__ = [
     "NotAppliedError",
     "NotSavedError",
     "PromptError",
+    "ResourceError",
     "SiteUnavailableError",
     "SpecError",
     "SteersmanError",
@@ -71,6 +72,10 @@ class DataError(SteersmanError, ValueError):
     """Contrast pairs or other data that cannot be used: empty, not text, missing columns."""
 
 
+class ResourceError(SteersmanError, RuntimeError):
+    """Memory, or workers, that do not suffice for the smallest piece of the work."""
+
+
 class JudgeError(SteersmanError, RuntimeError):
     """A language model that was to rate texts, and did not: unreachable, refusing, or answering without a number."""
 
@@ -93,3 +98,7 @@ class NotSavedError(SteersmanError, NameError):
 
 class VersionError(SteersmanError, ImportError):
     """A library in a version that this part was not tested with."""
+
+
+class VerificationError(SteersmanError, RuntimeError):
+    """What was baked does not do what the hooks do; nothing of it was left behind."""

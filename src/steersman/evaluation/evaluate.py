@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from .gates import Gate
 from .metrics.base import Metric, Row
 from .metrics.budget import AtBudget
 from .metrics.capability import Capability, Fact, facts_of
-from .metrics.dose import DoseResponse
+from .metrics.dose import DoseResponse, scaled
 from .metrics.effect import Effect, InWords
 from .metrics.fluency import Fluency
 from .metrics.side_effect import SideEffect
@@ -25,8 +26,9 @@ from .metrics.transfer import Transfer
 from .neutral import default_texts
 from .provenance import describe, versions
 from .result import Evaluation
-from .samples import Sampling
+from .samples import Sampling, draw
 from .targets.base import LogitTarget, Target, prompt_sources
+from .targets.contrast import text_of
 
 Progress = Callable[[str], None]
 
@@ -207,15 +209,16 @@ def _digest(values: Any) -> str | None:
 
 
 def _shown(comparison: Comparison, most: int = 6) -> tuple[dict[str, Any], ...]:
-    """Some of the generated texts of both arms, same prompt and seed."""
-    from .targets.contrast import text_of
-
-    base, _, steered = comparison.samples
-    prompts: list[Prompt] = comparison.openings
-    each = len(base.texts) // len(prompts)
+    """Some prompts continued at minus, nothing and plus the plan, each with one seed; or by either of two models."""
+    prompts: list[Prompt] = comparison.openings[:most]
+    own = comparison.settings
+    sampling = replace(own.sampling, texts=len(prompts))
+    base, steered = comparison.base, comparison.steered
+    arms = {"0": base, "+": steered}
+    if comparison.scalable:
+        arms = {"-": Arm(base.model, scaled(steered.plan, -1.0)), **arms}
+    drawn = {sign: draw(arm.model, prompts, arm.plan, sampling, own.seed).texts for sign, arm in arms.items()}
     return tuple(
-        {"prompt": text_of(prompts[i]), "base": base.texts[i * each], "steered": steered.texts[i * each]}
-        for i in range(min(most, len(prompts)))
+        {"prompt": text_of(prompt), "texts": {sign: texts[i] for sign, texts in drawn.items()}}
+        for i, prompt in enumerate(prompts)
     )
-
-

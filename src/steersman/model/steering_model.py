@@ -460,7 +460,11 @@ class SteeringModel:
 
     def steered_by(self, steer: PlanLike) -> bool:
         """Whether anything would act on a call made now with this plan: an edit, a context, or the plan."""
-        return bool((self.always + Plan.of(steer)).actions(self.shape))
+        return bool(self.in_force(steer).actions(self.shape))
+
+    def in_force(self, steer: PlanLike = None) -> Plan:
+        """All that would act on a call made now with this plan: edits, then contexts, then the plan."""
+        return self.always + Plan.of(steer)
 
     @contextmanager
     def forward_only(
@@ -472,7 +476,7 @@ class SteeringModel:
 
         For readers of activations, who may also end the pass early; what it returns is nothing.
         """
-        plan = self.always + Plan.of(steer)
+        plan = self.in_force(steer)
         rows = [Row(len(ids), tuple(ids), self.tokens.find_marker, f"text {i}") for i, ids in enumerate(prompts)]
 
         def forward(batch: Batch | dict[str, Any]) -> None:

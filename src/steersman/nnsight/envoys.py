@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from nnsight import Envoy
 from nnsight.intervention.eproperty import eproperty
 from nnsight.intervention.interleaver import Mediator
 from nnsight.intervention.util import first_input, replace_first_input
 from torch import Tensor, nn
+
+from nnsight import Envoy
 
 from ..errors import MismatchError, TraceError
 from .names import Site
@@ -66,6 +67,7 @@ class ModuleEnvoy(Envoy):
 
     @output.postprocess
     def output(self, value: Any) -> Any:
+        """What to put in the place of what the module returned."""
         found: Any = Mediator.value(f"{self.path}.output")
         return replaced(value, found, self._place("output"))
 
@@ -77,6 +79,7 @@ class ModuleEnvoy(Envoy):
 
     @input.postprocess
     def input(self, value: Any) -> Any:
+        """All arguments, with another first one."""
         args, kwargs = cast(Any, Mediator.value(f"{self.path}.input"))
         first = first_input(args, kwargs)
         new = fitted(value, first, self._place("input")) if isinstance(first, Tensor) else plain(value)
@@ -91,6 +94,7 @@ class ModuleEnvoy(Envoy):
 
     @inputs.postprocess
     def inputs(self, value: Any) -> Any:
+        """All arguments, as plain tensors."""
         args, kwargs = value
         return plain(tuple(args)), plain(dict(kwargs))
 
@@ -122,6 +126,7 @@ class BlockEnvoy(ModuleEnvoy):
 
     @output.postprocess
     def output(self, value: Any) -> Any:
+        """What to put in the place of what the module returned."""
         found: Any = Mediator.value(f"{self.path}.output")
         return replaced(value, found, self._place("output"))
 

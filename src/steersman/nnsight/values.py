@@ -16,13 +16,14 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
-import nnsight
 import torch
 from greenlet import getcurrent
 from nnsight.tracing import tracer as tracing
 from torch import Tensor
 from torch._guards import detect_fake_mode
 from torch.overrides import get_default_nowrap_functions
+
+import nnsight
 
 from ..errors import InterventionError, MismatchError, UnsupportedError
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,13 +22,13 @@ def calibrate(
     neutral: Sequence[str] | None = None,
     operation: str | Make = "add",
     probe: float = 1.0,
-    corrections: int = 1,
+    corrections: int = 2,
     **options: Any,
 ) -> float:
     """The strength at which a direction costs ``max_kl`` nats per affected token of neutral text.
 
-    ``K(a) = F a^2 / 2`` to second order, so one measurement at ``a0`` gives ``a = a0 sqrt(max_kl / K(a0))``, and a second
-    one there corrects it in the same way.
+    ``K(a) = F a^2 / 2`` to second order, so one measurement at ``a0`` gives ``a = a0 sqrt(max_kl / K(a0))``. Further from
+    zero K grows with another power, which two measurements tell: each correction follows it.
 
     Args:
         model: the model.
@@ -43,9 +44,7 @@ def calibrate(
         DataError: no budget, no probe, or a direction that changes nothing.
     """
     if not max_kl > 0 or not probe:
-        raise DataError(
-            f"max_kl={max_kl!r}, probe={probe!r}: a budget above zero and a probe that is not zero are needed"
-        )
+        raise DataError(f"max_kl={max_kl!r}, probe={probe!r}: give a budget above zero and a probe that is not zero")
     chosen: int | None = layer if layer is not None else getattr(vector, "layer", None)
     if chosen is None:
         raise DataError("the direction has no chosen layer; name one: layer=...")
@@ -55,10 +54,14 @@ def calibrate(
     first.actions(model.shape)
     texts = tuple(neutral) if neutral is not None else default_texts(model.shape.name)
     side = SideEffects(model, texts, first, [chosen])
-    strength = probe
+    strength, power = probe, 2.0
+    before: tuple[float, float] | None = None
     for _ in range(corrections + 1):
         measured = side.measure([plan_of(make, vector, chosen, strength)])[0].kl
         if not measured > 0:
             raise DataError(f"at strength {strength:g} the neutral texts are predicted as before: nothing to calibrate")
-        strength *= (max_kl / measured) ** 0.5
+        if before is not None and strength != before[0] and measured != before[1]:
+            power = max(1.0, math.log(measured / before[1]) / math.log(strength / before[0]))
+        before = (strength, measured)
+        strength *= (max_kl / measured) ** (1 / power)
     return strength

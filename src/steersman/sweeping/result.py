@@ -27,8 +27,8 @@ class Row:
         effect, low, high: mean change of the target over all items, with its 95% interval (None: too few items).
         tune_effect: over the items that the choice is made on.
         report_effect, report_low, report_high: over the items kept from the choice; None where too few to part.
-        slope, anti_steerable: of the layer: mean over items of the effect's slope over strengths, and the share of items
-            that move the other way.
+        slope, anti_steerable: of the layer: mean over items of the effect's slope over strengths, and the share of
+            items whose slope is negative.
         kl, kl_p95, top1: on neutral text, per affected token: mean and 95th percentile of the KL, nats, and the share
             of likeliest tokens that stay; ``kl_tokens`` were counted.
         control_low, control_high: where 95% of random directions of the same length lie at this layer and strength.
@@ -122,8 +122,8 @@ class Sweep:
         if not within:
             least = min((r.kl for r in self.rows if r.strength), default=float("nan"))
             raise DataError(
-                f"no cell moves the target {'up' if sign > 0 else 'down'} within {max_kl:g} nats per token (the least KL "
-                f"was {least:.3g}); sweep smaller strengths, or allow more"
+                f"no cell moves the target {'up' if sign > 0 else 'down'} within {max_kl:g} nats per token (the least "
+                f"KL was {least:.3g}); sweep smaller strengths, or allow more"
             )
         most = max(sign * r.tune_effect for r in within)
         near = [r for r in within if sign * r.tune_effect >= NEAR * most]
@@ -144,7 +144,7 @@ class Sweep:
         chosen = self.best(max_kl, sign=sign)
         plan = self.plans.get((chosen.layer, chosen.strength))
         if plan is None:
-            raise DataError("this sweep was loaded without its vector; give it: Sweep.load(path, vector)")
+            raise DataError("this sweep was loaded without its vector; plans= of Sweep.load(path, plans)")
         return plan
 
     def pareto(self, *, sign: int = 1) -> list[Row]:
@@ -158,7 +158,7 @@ class Sweep:
     # -- figures and files ----------------------------------------------------------------------------------------
 
     def heatmap(self, path: str | Path | None = None, *, max_kl: float | None = None) -> str:
-        """Effect by layer and strength, as SVG; the choice within ``max_kl`` is marked. Written to ``path`` if given."""
+        """Effect by layer and strength, as SVG, written to ``path`` if given; ``max_kl`` marks the choice within it."""
         layers, strengths = self.layers, self.strengths
         values = [[self.row(layer, strength).effect for strength in strengths] for layer in layers]
         chosen = None

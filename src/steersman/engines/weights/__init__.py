@@ -4,9 +4,9 @@
 weights can do what a plan does.
 """
 
-from .baking import bake
+from .baking import bake, check_bakeable
 from .placement import why_not
 from .report import BakeReport
-from .verification import Verification, VerificationError
+from .verification import Verification
 
-__all__ = ["BakeReport", "Verification", "VerificationError", "bake", "why_not"]
+__all__ = ["BakeReport", "Verification", "bake", "check_bakeable", "why_not"]

@@ -14,11 +14,12 @@ import torch
 from ...errors import BusyError, InterventionError, UnsupportedError
 from ...files.folders import replacing_folder
 from ...model import SteeringModel
+from ...model.architecture import Architecture
 from ...plan import Plan, PlanLike
 from .placement import place
 from .report import REPORT_FILE, BakeReport, write_documents
 from .rewriting import Rewrite, rewrite
-from .seen import look
+from .seen import Seen, look
 from .source import Source, loaded_from
 from .verification import Reference, Verification, reference, verify
 from .writers import Writers
@@ -105,6 +106,16 @@ def bake(
     return report
 
 
+def check_bakeable(architecture: Architecture, plan: PlanLike, *, adapter: bool = False) -> Rewrite:
+    """What a bake would change, asked of a model that needs no weights (it may be on the meta device).
+
+    Raises:
+        UnsupportedError, MismatchError: what a bake would raise before it runs the model.
+    """
+    writers = Writers(architecture, Seen(architecture, blind=True))
+    return rewrite(place(plan, architecture.shape), writers, adapter=adapter)
+
+
 def _edited(model: SteeringModel, plan: PlanLike) -> SteeringModel:
     added = Plan.of(plan)
     edited = model.edit(added) if added else model
@@ -189,11 +200,10 @@ def _write_rest(model: SteeringModel, source: Source, changes: Rewrite, dtype: t
         if path.is_file() and not path.name.endswith(_WEIGHTS) and path.name not in _OWN and path.name[0] != ".":
             shutil.copyfile(path, to / path.name)
     config = json.loads((source.folder / "config.json").read_text(encoding="utf-8"))
-    inner = "text_config" if isinstance(config.get("text_config"), dict) else None
-    for part in [config, *([config[inner]] if inner else [])]:
-        if part is config or "text_config" == inner:
-            part.update(changes.settings if (inner is None) == (part is config) else {})
-            part.update({"tie_word_embeddings": False} if changes.untied else {})
+    text = config["text_config"] if isinstance(config.get("text_config"), dict) else config
+    text.update(changes.settings)
+    for part in (config, text):
+        part.update({"tie_word_embeddings": False} if changes.untied else {})
         if dtype is not None:
             part.pop("torch_dtype", None)
             part["dtype"] = str(dtype).removeprefix("torch.")
@@ -248,4 +258,4 @@ def _report(
     )
 
 
-__all__ = ["bake"]
+__all__ = ["bake", "check_bakeable"]

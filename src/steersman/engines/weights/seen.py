@@ -18,18 +18,19 @@ _PROMPT = "The quick brown fox"
 
 
 class Seen:
-    """What was seen. Made by :func:`look`; empty, it stands for a model without weights."""
+    """What was seen. Made by :func:`look`; ``blind``, it stands for a model without weights, which cannot run."""
 
-    def __init__(self, architecture: Architecture) -> None:
+    def __init__(self, architecture: Architecture, *, blind: bool = False) -> None:
         self.architecture = architecture
+        self.blind = blind
         self.sums: dict[int, bool] = {}
         self.entered: Tensor | None = None
         self.token: Tensor | None = None
         self.place: Tensor | None = None
 
     def weights_sum_to_one(self, mlp: nn.Module) -> bool:
-        """Whether the weights that a mixture gave its experts summed to one, at every token."""
-        return self.sums.get(id(mlp), False)
+        """Whether the weights that a mixture gave its experts summed to one, at every token; True while blind."""
+        return self.blind or self.sums.get(id(mlp), False)
 
     def embedding_scales(self) -> tuple[float, float]:
         """What the tables of embeddings and of positions are multiplied by before they enter block 0.

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
-_EXPERT = re.compile(r"\.(\d+)\.[^0-9]*$")
+_EXPERT = re.compile(r"\bexperts\.(\d+)\.")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from ...errors import SteersmanError
+from ...errors import VerificationError
 from ...model import SteeringModel
 
 #: What is continued when no prompts are given: plain English, code, numbers, another language.
@@ -22,12 +22,12 @@ PROMPTS = (
     "Die Hauptstadt von Frankreich ist",
     "Once upon a time there was a",
 )
-#: Largest |dlogit| / max(1, |logit|) that rounding explains, by the coarsest precision that took part.
-TOLERANCES = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 2.0**-6, torch.bfloat16: 2.0**-3}
-
-
-class VerificationError(SteersmanError, RuntimeError):
-    """What was baked does not do what the hooks do; nothing was left behind."""
+#: Largest |dlogit| / max(1, |logit|) that rounding explains, by the coarsest precision that took part. Measured on
+#: random models of fifty families in float32: 1e-6 to 1e-4, with linear recurrences 3e-4.
+TOLERANCES = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 2.0**-6, torch.bfloat16: 2.0**-3}
+#: Largest share of what the plan does that rounding explains, root mean squares, and the number of epsilons of the
+#: logits' size below which it is not asked: a plan may do less than rounding.
+SHARES = {torch.float64: (0.01, 64), torch.float32: (0.01, 64), torch.float16: (0.1, 16), torch.bfloat16: (0.25, 4)}
 
 
 @dataclass(frozen=True)
@@ -141,17 +141,18 @@ def verify(baked: SteeringModel, expected: Reference, stored: torch.dtype, toler
                 best = there.topk(2).values
                 if float(best[0] - best[1]) > 2 * allowed * max(1.0, float(best.abs().max())):
                     raise _failed(
-                        f"prompt {expected.prompts[row]!r} is continued by another token at step {step + 1}", worst
+                        f"prompt {expected.prompts[row]!r} is continued by another token at step {step + 1}"
                     )
                 ties += 1
                 break
     effect = float(moved.abs().max())
     relative = float(off.norm() / moved.norm()) if effect > 0 else None
     if not worst <= allowed:
-        raise _failed(f"logits differ by up to {worst:.2g} of their size, and rounding explains {allowed:.1g}", worst)
-    coarse = float(off.norm()) > 4 * torch.finfo(coarsest).eps * float((expected.logits * kept).norm())
-    if relative is not None and relative > 0.25 and coarse:
-        raise _failed(f"the difference from the hooks is {relative:.0%} of what the plan does at all", worst)
+        raise _failed(f"logits differ by up to {worst:.2g} of their size, and rounding explains {allowed:.1g}")
+    share, roundings = SHARES[coarsest]
+    above = float(off.norm()) > roundings * torch.finfo(coarsest).eps * float((expected.logits * kept).norm())
+    if relative is not None and relative > share and above:
+        raise _failed(f"the difference from the hooks is {relative:.0%} of what the plan does at all")
     return Verification(
         prompts=len(expected.prompts),
         tokens=int(expected.mask.sum()) + expected.greedy.numel(),
@@ -175,8 +176,7 @@ def _generated(model: SteeringModel, prompts: list[str], new_tokens: int) -> Ten
     return torch.stack(scores.found, dim=1)
 
 
-def _failed(what: str, worst: float) -> VerificationError:
-    del worst
+def _failed(what: str) -> VerificationError:
     return VerificationError(
         f"what was baked does not do what the hooks do: {what}. Nothing was kept. If the weights in memory are not "
         "those of the folder that the model was loaded from, bake from memory (from_memory=True); in low precision, "
