@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Direction = Literal["denoising", "noising"]
+#: So many tokens have room for their labels side by side.
+_WRITTEN = 10
 
 
 @dataclass(frozen=True)
@@ -216,8 +218,13 @@ class PatchingStudy:
                 lambda one: (rows.index(one.component.layer or 0), units.index(one.component.unit or 0)),
             )
         labels = [place.label for place in places]
-        # without a name of the axis every token is written, cut to its column
-        return rows, labels, "", lambda one: (rows.index(one.component.layer or 0), one.place.index)
+        # Without a name of the axis every token is written, cut to its column; where that leaves little, some in full.
+        return (
+            rows,
+            labels,
+            "" if len(labels) <= _WRITTEN else "position",
+            lambda one: (rows.index(one.component.layer or 0), one.place.index),
+        )
 
 
 def scored(
