@@ -14,6 +14,7 @@ from .doctor import doctor
 from .extract import extract
 from .generate import generate
 from .options import command
+from .sweep import sweep
 from .version import version
 
 HELP = """Steer language models: find directions, act on them while the model runs, measure what that did.
@@ -63,6 +64,7 @@ COMMANDS = {
     "extract": command()(extract),
     "generate": command(steering=True, sampling=True)(generate),
     "chat": command(steering=True, sampling=True)(chat),
+    "sweep": command(steering=True)(sweep),
     "convert": command()(convert),
     "doctor": command()(doctor),
     "version": command()(version),
