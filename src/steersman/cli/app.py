@@ -21,6 +21,7 @@ from .options import command
 from .patch import patch
 from .probe import probe
 from .vector_files import VECTORS
+from .sweep import sweep
 from .version import version
 
 HELP = """Steer language models: find directions, act on them while the model runs, measure what that did.
@@ -82,6 +83,7 @@ COMMANDS = {
     "edit": command(steering=True)(edit),
     "probe": command()(probe),
     "analyze": command()(analyze),
+    "sweep": command(steering=True)(sweep),
     "convert": command()(convert),
     "doctor": command()(doctor),
     "version": command()(version),
