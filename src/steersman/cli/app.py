@@ -20,8 +20,8 @@ from .generate import generate
 from .options import command
 from .patch import patch
 from .probe import probe
-from .vector_files import VECTORS
 from .sweep import sweep
+from .vector_files import VECTORS
 from .version import version
 
 HELP = """Steer language models: find directions, act on them while the model runs, measure what that did.
@@ -77,13 +77,13 @@ COMMANDS = {
     "extract": command()(extract),
     "generate": command(steering=True, sampling=True)(generate),
     "chat": command(steering=True, sampling=True)(chat),
+    "sweep": command(steering=True)(sweep),
     "ablate": command()(ablate),
     "patch": command()(patch),
     "eval": command(steering=True)(evaluate),
     "edit": command(steering=True)(edit),
     "probe": command()(probe),
     "analyze": command()(analyze),
-    "sweep": command(steering=True)(sweep),
     "convert": command()(convert),
     "doctor": command()(doctor),
     "version": command()(version),
