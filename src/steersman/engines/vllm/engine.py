@@ -99,7 +99,8 @@ def check_worker(worker: Any) -> None:
 
     def run() -> Tensor:
         outputs.clear()
-        returned = runner._dummy_run(tokens)[0]
+        # Without its metadata attention leaves its output as the memory was.
+        returned = runner._dummy_run(tokens, force_attention=True)[0]
         return _summed(outputs[-1] if outputs else returned)
 
     steering.checking = True

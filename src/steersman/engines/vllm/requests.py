@@ -27,7 +27,7 @@ from .settings import KEY
 from .tables import Capacity
 
 #: The keys of a spec that name entries.
-_NAMING = ("vector", "direction", "eraser", "values", "means", "reference", "plane")
+NAMING = ("vector", "direction", "eraser", "values", "means", "reference", "plane")
 _REMEMBERED = 512
 
 
@@ -64,7 +64,7 @@ class Compiler:
         for number, item in enumerate(spec.validate(document).interventions):
             given = item.model_dump(mode="json", exclude_unset=True, exclude_none=True)
             for holder in (given, given.get("when") or {}):
-                for role in _NAMING:
+                for role in NAMING:
                     if role in holder:
                         holder[role] = self._digest(holder[role], f"interventions.{number}")
             items.append(given)
