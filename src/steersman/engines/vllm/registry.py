@@ -10,15 +10,17 @@ The folder must be visible to every process of the engine, on all its nodes.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import secrets
-import tempfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import torch
 
 from ...entries import Entry, entry_from, entry_parts
 from ...errors import FileFormatError, SpecError
@@ -111,12 +113,15 @@ class Registry(Mapping[str, Any]):
 
     def store(self, entry: Entry) -> str:
         """Keep a vector, tensor, values or eraser under no name; returns its digest."""
-        kind, parts = KIND, entry_parts(entry)
-        if isinstance(entry, SteeringVector):
-            kind, parts = "steering vector", entry.parts()
-        with tempfile.TemporaryDirectory() as folder:
-            content = Path(container.write(Path(folder) / f"entry{_SUFFIX}", kind, *parts)).read_bytes()
-        return self._keep(content, "the entry")
+        digest = content_digest(entry)
+        if not self._kept(digest).is_file():
+            kind, parts = KIND, entry_parts(entry)
+            if isinstance(entry, SteeringVector):
+                kind, parts = "steering vector", entry.parts()
+            self._kept(digest).parent.mkdir(parents=True, exist_ok=True)
+            container.write(self._kept(digest), kind, *parts)
+        self._remember(digest, entry)
+        return digest
 
     def describe(self, name: str) -> dict[str, Any]:
         """What is known of a name, as JSON-able values."""
@@ -153,10 +158,10 @@ class Registry(Mapping[str, Any]):
             path = self._kept(digest)
             if not path.is_file():
                 raise SpecError(f"nothing is kept under {digest} in {self.folder}")
-            content = path.read_bytes()
-            if f"{BY_DIGEST}{hashlib.sha256(content).hexdigest()}" != digest:
+            entry = _read(path)
+            if content_digest(entry) != digest:
                 raise FileFormatError(f"{path} is not what its name says; it was changed or damaged: delete it")
-            self._remember(digest, _read(path))
+            self._remember(digest, entry)
         self._entries.move_to_end(digest)
         return self._entries[digest]
 
@@ -170,19 +175,17 @@ class Registry(Mapping[str, Any]):
         return self.folder / _KEPT / f"{digest}{_SUFFIX}"
 
     def _keep(self, content: bytes, name: str) -> str:
-        digest = f"{BY_DIGEST}{hashlib.sha256(content).hexdigest()}"
-        path = self._kept(digest)
-        if path.is_file() and digest in self._entries:
-            return digest
-        path.parent.mkdir(parents=True, exist_ok=True)
-        trial = path.parent / f".{secrets.token_hex(8)}{_SUFFIX}"
+        folder = self.folder / _KEPT
+        folder.mkdir(parents=True, exist_ok=True)
+        trial = folder / f".{secrets.token_hex(8)}{_SUFFIX}"
         try:
             trial.write_bytes(content)
             try:
                 entry = _read(trial)
             except FileFormatError as error:
                 raise FileFormatError(str(error).replace(str(trial), f"{name!r}")) from None
-            os.replace(trial, path)
+            digest = content_digest(entry)
+            os.replace(trial, self._kept(digest))
         finally:
             trial.unlink(missing_ok=True)
         self._remember(digest, entry)
@@ -192,6 +195,17 @@ class Registry(Mapping[str, Any]):
         self._entries[digest] = entry
         while len(self._entries) > _REMEMBERED:
             self._entries.popitem(last=False)
+
+
+def content_digest(entry: Entry) -> str:
+    """``sha256-<hex>`` over all that an entry says: two files that say the same, in whatever order, have the same."""
+    tensors, document = entry_parts(entry)
+    hasher = hashlib.sha256(json.dumps(document, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        plain = tensor.detach().to("cpu", torch.float32).contiguous()
+        hasher.update(f"{name}/{tuple(plain.shape)}".encode())
+        hasher.update(plain.numpy().tobytes())
+    return f"{BY_DIGEST}{hasher.hexdigest()}"
 
 
 def _read(path: Path) -> Entry:

@@ -94,6 +94,8 @@ def resolve(
 
 
 def _joined(edges: list[int], chosen: list[_Chosen]) -> Steering:
+    if not edges:
+        return Steering((), ())
     programs: dict[States, int] = {}
     segments: list[Segment] = []
     for start, stop in zip(edges, [*edges[1:], ENDLESS], strict=True):
