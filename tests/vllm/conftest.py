@@ -19,8 +19,9 @@ import torch
 @pytest.fixture(scope="session")
 def models(tmp_path_factory):
     """name -> (what vLLM loads, the same as a SteeringModel)."""
-    import steersman as sm
     from tests.models import tiny, tiny_tokenizer
+
+    import steersman as sm
 
     found = {"demo": ("demo", sm.demo_model())}
     sizes = {

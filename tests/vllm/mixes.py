@@ -18,7 +18,7 @@ def vectors(model, count=4, seed=0):
         sm.SteeringVector(
             {layer: torch.randn(model.d_model, generator=generator) for layer in range(model.n_layers)},
             name=f"v{number}",
-            projections={layer: (-1.0, 2.0) for layer in range(model.n_layers)},
+            projections=dict.fromkeys(range(model.n_layers), (-1.0, 2.0)),
             norms=dict.fromkeys(range(model.n_layers), 6.0),
         )
         for number in range(count)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.models import tiny
 
 import steersman as sm
 from steersman.engines.vllm.blocks import block_key, program_keys
@@ -18,7 +19,6 @@ from steersman.engines.vllm.segments import resolve
 from steersman.engines.vllm.settings import Settings
 from steersman.engines.vllm.tables import Capacity, Tables
 from steersman.errors import FileFormatError, MismatchError, NotAppliedError, SpecError, UnsupportedError
-from tests.models import tiny
 
 WIDTH, CAPACITY = 8, Capacity(tokens=64, slots=32, rows=40, rank=6)
 
@@ -36,7 +36,7 @@ def two_class(seed=0):
     layers = range(3)
     return sm.SteeringVector(
         {layer: drawn(WIDTH, seed=seed + layer) for layer in layers},
-        projections={layer: (-1.0, 2.0) for layer in layers},
+        projections=dict.fromkeys(layers, (-1.0, 2.0)),
     )
 
 
@@ -155,7 +155,7 @@ def test_a_schedule_starts_at_the_last_prompt_token_and_holds_its_last_value():
     for segment in steering.segments:
         for position in range(segment.start, min(segment.stop, 12)):
             found[position] = steering.programs[segment.program][0].strength
-    assert found == {4: 3.0, **{position: -2.0 for position in range(6, 12)}}
+    assert found == {4: 3.0, **dict.fromkeys(range(6, 12), -2.0)}
 
 
 def test_blocks_are_keyed_by_what_is_steered_in_them_alone():

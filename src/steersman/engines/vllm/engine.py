@@ -75,7 +75,7 @@ def _register() -> None:
 
     global _LIBRARY
     if _LIBRARY is None:
-        _LIBRARY = Library("steersman", "FRAGMENT")  # noqa: TOR901
+        _LIBRARY = Library("steersman", "FRAGMENT")
         register_op(direct_register_custom_op, _LIBRARY)
 
 

@@ -1,7 +1,7 @@
 """Routes of vLLM's server: the vectors that requests may name, and what the engine has steered.
 
-The entry point ``vllm.endpoint_plugins``; vLLM loads it only if ``VLLM_PLUGINS`` names ``steersman_http`` (and then also
-``steersman``). Whoever reaches the server may use the routes: put them behind the same gate as the rest of it.
+The entry point ``vllm.endpoint_plugins``; vLLM loads it only if ``VLLM_PLUGINS`` names ``steersman_http`` (and then
+also ``steersman``). Whoever reaches the server may use the routes: put them behind the same gate as the rest of it.
 """
 
 from __future__ import annotations

@@ -57,8 +57,8 @@ def blocks_of(model: nn.Module, n_layers: int) -> list[nn.Module]:
     }
     if len(found) != 1:
         raise ArchitectureError(
-            f"{type(model).__name__} has {len(found)} lists of {n_layers} decoder blocks ({', '.join(found) or 'none'}); "
-            "exactly one is needed to know where to steer"
+            f"{type(model).__name__} has {len(found)} lists of {n_layers} decoder blocks "
+            f"({', '.join(found) or 'none'}); exactly one is needed to know where to steer"
         )
     return list(cast(nn.ModuleList, next(iter(found.values()))))
 
@@ -221,7 +221,7 @@ def _typed(function: Callable[..., None]) -> Callable[..., None]:
     ) -> None:
         function(hidden, residual, bank, entries, factors, tokens, index)
 
-    hints = {name: torch.Tensor for name in ("hidden", "bank", "entries", "factors", "tokens", "index")}
+    hints = dict.fromkeys(("hidden", "bank", "entries", "factors", "tokens", "index"), torch.Tensor)
     steer.__annotations__ = {**hints, "residual": Tensor | None, "return": None}
     return steer
 

@@ -199,9 +199,7 @@ class FrontEnd:
             return None
         compiled = self.compiler.compile(self.compiler.pinned(document))
         self._check_room(compiled.packed)
-        steering = resolve(
-            compiled.packed, prompt_length, new_tokens, prompt, marker_end if marker_end else _no_text
-        )
+        steering = resolve(compiled.packed, prompt_length, new_tokens, prompt, marker_end if marker_end else _no_text)
         self._check_programs(steering, prompt_length)
         if not steering.segments:
             return None

@@ -76,9 +76,7 @@ def resolve(
         UnsupportedError: the positions fall into more than :data:`MOST` runs.
     """
     end = prompt_length + max(new_tokens, 1) - 1
-    spans = {
-        rule.positions: rule.positions.resolve(prompt_length, marker_end) for rule in packed.rules
-    }
+    spans = {rule.positions: rule.positions.resolve(prompt_length, marker_end) for rule in packed.rules}
     chosen: list[_Chosen] = []
     for rule in packed.rules:
         own = spans[rule.positions]

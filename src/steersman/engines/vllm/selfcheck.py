@@ -61,7 +61,9 @@ def _check(tables: Tables, run: Run, tokens: int) -> None:
             if not bool(effect.any()) or not bool(effect.isfinite().all()):
                 raise _failed(f"a vector added at {_name(place)} does not reach the output")
         partners = [_partner(place, tables) for place in chunk]
-        others = _steered(tables, run, [p or place for p, place in zip(partners, chunk, strict=True)], vectors, 1.0, tokens)
+        others = _steered(
+            tables, run, [p or place for p, place in zip(partners, chunk, strict=True)], vectors, 1.0, tokens
+        )
         for place, partner, effect, other in zip(chunk, partners, effects, others - base, strict=False):
             alike = float(torch.cosine_similarity(effect, other, dim=0))
             if partner is not None and alike < 0.98:

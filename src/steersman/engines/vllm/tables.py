@@ -126,9 +126,7 @@ class Tables:
         self.factors[:, where] = torch.from_numpy(factors).to(self.device)
 
     @staticmethod
-    def _put(
-        ints: np.ndarray, floats: np.ndarray, k: int, entry: Entry, rows: Mapping[int, int], scale: float
-    ) -> None:
+    def _put(ints: np.ndarray, floats: np.ndarray, k: int, entry: Entry, rows: Mapping[int, int], scale: float) -> None:
         """Write an entry; where the site's value is ``scale`` times the tensor, it acts on the tensor as wanted."""
         ints[1 + INTS * k : 1 + INTS * (k + 1)] = (
             0 if entry.write == NOTHING else rows[entry.write],

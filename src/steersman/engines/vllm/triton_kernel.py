@@ -16,7 +16,7 @@ from .tables import FLOATS, INTS
 
 
 @triton.jit
-def _kernel(  # pyright: ignore  # noqa: PLR0913
+def _kernel(  # pyright: ignore
     hidden: Any, residual: Any, bank: Any, entries: Any, factors: Any, tokens: Any,
     hidden_stride: Any, residual_stride: Any, entries_stride: Any, factors_stride: Any,
     width: tl.constexpr, block: tl.constexpr, has_residual: tl.constexpr, ints: tl.constexpr, floats: tl.constexpr,
