@@ -13,7 +13,7 @@ export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help demo test test-vllm test-quantised lint types format bench model model-card clean
+.PHONY: help demo test test-vllm test-quantised lint types format bench figures model model-card clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -67,6 +67,10 @@ format: $(READY) ## put the code into shape
 
 bench: $(READY) ## measure; prints ratios with intervals
 	$(BIN)/python -m benchmarks.generate
+	$(BIN)/python -m benchmarks.ablation
+
+figures: $(READY) ## draw the figures of the pages anew
+	$(BIN)/python -m tools.figures
 
 model: $(READY) ## retrain the embedded model into candidates/ (about 17 minutes of CPU time)
 	$(BIN)/python -m tools.model.train --seed 0 --out candidates/demo

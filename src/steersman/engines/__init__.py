@@ -1,1 +1,1 @@
-"""Engines that carry out plans where plain forward hooks do not reach; each is a folder of its own."""
+"""Engines: what carries a plan out. Each is a folder that could be deleted without touching another."""

@@ -14,13 +14,14 @@ from ..errors import DataError, PromptError
 from ..model import SteeringModel
 from ..model.hooks import read_sites
 from ..model.hooks.reading import stop_after
+from ..model.own_mask import why_not
 from ..model.tokens import Batch, Prompts, listed
 from ..plan import PlanLike
 from ..sites import Indices, Sites, check_component, layer_indices
 from ..sites import site as whole_site
 from ..values import LayerValues
 from ..vector import Origin
-from .packing import WORTH, Packed, pack, packed_tokens, why_not
+from .packing import WORTH, Packed, pack, packed_tokens
 from .reading import Item, Read, ReadLike, Text, Texts, listed_texts, prepare
 
 log = logging.getLogger(__name__)
