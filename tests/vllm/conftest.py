@@ -24,15 +24,11 @@ def models(tmp_path_factory):
     import steersman as sm
 
     found = {"demo": ("demo", sm.demo_model())}
-    sizes = {
-        "llama": {"hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 160},
-        "gpt2": {"hidden_size": 128, "num_attention_heads": 4},
-    }
-    for family, size in sizes.items():
-        hf = tiny(family, seed=3, **(size if family == "llama" else {"n_embd": 128, "n_head": 4}))
+    size = {"hidden_size": 128, "num_attention_heads": 4}  # vLLM's CPU attention takes heads of 32 and more
+    sizes = {"llama": {**size, "num_key_value_heads": 2, "intermediate_size": 160, "head_dim": 32}, "gpt2": size}
+    for family, own in sizes.items():
+        hf = tiny(family, seed=3, **own)
         folder = tmp_path_factory.mktemp(family)
-        if family == "llama":  # vLLM reads no bias of the MLP's and attention's projections but these
-            hf.config.head_dim = 32
         hf.save_pretrained(folder)
         tokenizer = tiny_tokenizer()
         tokenizer.save_pretrained(folder)

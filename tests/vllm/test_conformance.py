@@ -6,8 +6,8 @@ from tests.vllm.mixes import compare, requests, vectors
 import steersman as sm
 from vllm import SamplingParams
 
-GREEDY = {"temperature": 0.0, "max_tokens": 8, "logprobs": 5, "ignore_eos": True}
-TIGHT = {"max_num_batched_tokens": 64, "num_gpu_blocks_override": 24, "enable_prefix_caching": True}
+GREEDY = {"temperature": 0.0, "max_tokens": 40, "logprobs": 5, "ignore_eos": True}
+TIGHT = {"max_num_batched_tokens": 64, "num_gpu_blocks_override": 16, "enable_prefix_caching": True}
 
 
 def check(llm, model, seed, count=24):
