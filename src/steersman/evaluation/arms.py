@@ -19,6 +19,9 @@ from .scoring import score_plans
 from .statistics import Array
 from .targets.base import LogitTarget, Measurement, Target
 
+#: Words of a neutral text that a generation begins with where there are no prompts.
+OPENING = 5
+
 
 @dataclass(frozen=True, eq=False)
 class Arm:
@@ -54,7 +57,7 @@ class Comparison:
     Attributes:
         base, steered: the two arms.
         target: what steering is for, or None.
-        prompts: what the target is measured on and texts are generated from.
+        prompts: what the target is measured on; None for a target that brings its own, or without a target.
         sources: of the prompts.
         neutral: neutral texts.
         settings: how much.
@@ -67,6 +70,13 @@ class Comparison:
     sources: list[str] | None
     neutral: tuple[str, ...]
     settings: Settings
+
+    @property
+    def openings(self) -> list[Prompt]:
+        """What texts are generated from: the prompts, or the first words of the neutral texts."""
+        if self.prompts is not None:
+            return self.prompts
+        return [" ".join(text.split()[:OPENING]) for text in self.neutral]
 
     @property
     def scalable(self) -> bool:
@@ -129,11 +139,11 @@ class Comparison:
     @cached_property
     def samples(self) -> tuple[Samples, Samples, Samples]:
         """Texts of the base, of the base at another seed (how much chance changes), and steered."""
-        assert self.prompts is not None
+        sources = self.sources if self.prompts is not None else None
         sampling, seed = self.settings.sampling, self.settings.seed
         again = seed + 500_009
         return (
-            draw(self.base.model, self.prompts, self.base.plan, sampling, seed, self.sources),
-            draw(self.base.model, self.prompts, self.base.plan, sampling, again, self.sources),
-            draw(self.steered.model, self.prompts, self.steered.plan, sampling, seed, self.sources),
+            draw(self.base.model, self.openings, self.base.plan, sampling, seed, sources),
+            draw(self.base.model, self.openings, self.base.plan, sampling, again, sources),
+            draw(self.steered.model, self.openings, self.steered.plan, sampling, seed, sources),
         )

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..errors import DataError
 from ..model import SteeringModel
 from ..plan import PlanLike
 from .items import Array

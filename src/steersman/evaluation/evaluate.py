@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,11 @@ from ..model import SteeringModel
 from ..model.tokens import Prompt, Prompts, listed
 from ..plan import Plan, PlanLike
 from .arms import Arm, Comparison, Settings
+from .gates import Gate
 from .metrics.base import Metric, Row
 from .metrics.budget import AtBudget
 from .metrics.capability import Capability, Fact, facts_of
-from .metrics.dose import DoseResponse
+from .metrics.dose import DoseResponse, scaled
 from .metrics.effect import Effect, InWords
 from .metrics.fluency import Fluency
 from .metrics.side_effect import SideEffect
@@ -25,10 +26,9 @@ from .metrics.transfer import Transfer
 from .neutral import default_texts
 from .provenance import describe, versions
 from .result import Evaluation
-from .samples import Sampling
+from .samples import Sampling, draw
 from .targets.base import LogitTarget, Target, prompt_sources
-
-log = logging.getLogger(__name__)
+from .targets.contrast import text_of
 
 Progress = Callable[[str], None]
 
@@ -62,7 +62,8 @@ def evaluate(
         plan: what steers it; or another model to compare it with: an edited or a baked one.
         target: what steering is for, such as ``sm.contrast(positive=[" great"], negative=[" awful"])``; without one,
             side effects alone are measured.
-        prompts: what the target is measured on and texts are generated from.
+        prompts: what the target is measured on and texts are generated from; without any, texts go on from the first
+            words of the neutral ones.
         sources: where each prompt comes from (its template): intervals resample sources, not prompts.
         neutral: texts on which nothing should change; packaged ones unless given.
         facts: what the model should still know: a file of JSON lines (``prompt``, ``answer``, perhaps ``wrong``), or
@@ -84,8 +85,6 @@ def evaluate(
     Raises:
         DataError, PromptError, MismatchError: before any forward pass.
     """
-    from .gates import Gate
-
     checked = [Gate.parse(text) for text in gates]
     comparison = _comparison(
         model, plan, target, prompts, sources, neutral,
@@ -110,7 +109,7 @@ def evaluate(
         plan=_plan_facts(comparison.steered.plan),
         target=target.describe() if target else None,
         settings=_settings(comparison, facts),
-        samples=_shown(comparison) if generate and comparison.prompts else (),
+        samples=_shown(comparison) if generate else (),
         seed=seed,
         versions=versions(),
     )
@@ -121,8 +120,8 @@ def _comparison(
     sources: Sequence[str] | None, neutral: Sequence[str] | None, settings: Settings,
 ) -> Comparison:  # fmt: skip
     if isinstance(plan, SteeringModel):
-        steered = Arm(plan)
         _check_same_tokens(model, plan)
+        steered = _edit(model, plan) or Arm(plan)
     else:
         steered = Arm(model, Plan.of(plan))
         steered.plan.actions(model.shape)
@@ -135,6 +134,15 @@ def _comparison(
         target.items(model, given, sources=sources)  # everything that is wrong with them shows before any pass
     texts = tuple(neutral) if neutral is not None else default_texts(model.shape.name)
     return Comparison(Arm(model), steered, target, given, list(sources) if sources else None, texts, settings)
+
+
+def _edit(model: SteeringModel, other: SteeringModel) -> Arm | None:
+    """An edit of the same weights as the plan it is, whose strength can be changed; None for another model."""
+    shared = other.architecture.hf is model.architecture.hf
+    before = len(model.plan)
+    if not shared or Plan(other.plan.interventions[:before]) != model.plan or len(other.plan) == before:
+        return None
+    return Arm(model, Plan(other.plan.interventions[before:]))
 
 
 def _check_same_tokens(model: SteeringModel, other: SteeringModel) -> None:
@@ -165,8 +173,6 @@ def _missing(metric: Metric, comparison: Comparison) -> str | None:
     """Why a metric cannot be measured here, or None."""
     if "target" in metric.needs and comparison.target is None:
         return "no target given"
-    if "prompts" in metric.needs and comparison.prompts is None:
-        return "no prompts given"
     if "plan" in metric.needs and not comparison.scalable:
         return "another model has no strength to change"
     return None
@@ -203,16 +209,16 @@ def _digest(values: Any) -> str | None:
 
 
 def _shown(comparison: Comparison, most: int = 6) -> tuple[dict[str, Any], ...]:
-    """Some of the generated texts of both arms, same prompt and seed."""
-    from .targets.contrast import text_of
-
-    assert comparison.prompts is not None
-    base, _, steered = comparison.samples
-    each = len(base.texts) // len(comparison.prompts)
-    prompts: list[Prompt] = comparison.prompts
+    """Some prompts continued at minus, nothing and plus the plan, each with one seed; or by either of two models."""
+    prompts: list[Prompt] = comparison.openings[:most]
+    own = comparison.settings
+    sampling = replace(own.sampling, texts=len(prompts))
+    base, steered = comparison.base, comparison.steered
+    arms = {"0": base, "+": steered}
+    if comparison.scalable:
+        arms = {"-": Arm(base.model, scaled(steered.plan, -1.0)), **arms}
+    drawn = {sign: draw(arm.model, prompts, arm.plan, sampling, own.seed).texts for sign, arm in arms.items()}
     return tuple(
-        {"prompt": text_of(prompts[i]), "base": base.texts[i * each], "steered": steered.texts[i * each]}
-        for i in range(min(most, len(prompts)))
+        {"prompt": text_of(prompt), "texts": {sign: texts[i] for sign, texts in drawn.items()}}
+        for i, prompt in enumerate(prompts)
     )
-
-

@@ -22,12 +22,12 @@ class Sampling:
     Attributes:
         texts: how many at least, spread evenly over the prompts.
         max_new_tokens: of each.
-        temperature, top_p: of the draw.
+        temperature, top_p: of the draw; a temperature of None is greedy, one text for each prompt.
     """
 
     texts: int = 64
     max_new_tokens: int = 40
-    temperature: float = 1.0
+    temperature: float | None = 1.0
     top_p: float = 1.0
 
 
@@ -60,18 +60,19 @@ def draw(
 ) -> Samples:
     """Draw texts; text ``k`` of prompt ``i`` depends on the seed, k and i alone, not on batches."""
     ids = [tuple(model.tokens.encode(prompt)) for prompt in prompts]
-    each = max(1, -(-sampling.texts // len(ids)))
+    greedy = sampling.temperature is None
+    each = 1 if greedy else max(1, -(-sampling.texts // len(ids)))
     names = [str(i) for i in range(len(ids))] if sources is None else list(sources)
     found: list[list[int]] = [[]] * (len(ids) * each)
-    settings: dict[str, Any] = {"max_new_tokens": sampling.max_new_tokens, "temperature": sampling.temperature}
-    if sampling.top_p < 1:
-        settings["top_p"] = sampling.top_p
+    settings: dict[str, Any] = {"max_new_tokens": sampling.max_new_tokens}
+    if not greedy:
+        settings |= {"temperature": sampling.temperature, "top_p": sampling.top_p}
     numbers = [i for i in range(len(ids)) for _ in range(each)]
     lengths = [len(ids[i]) + sampling.max_new_tokens for i in numbers]
     for group in batches(lengths, TOKENS_AT_ONCE):
-        new = model.generate_tokens(
-            [ids[numbers[one]] for one in group], steer=plan, seed=[seed + one * 1_000_003 for one in group], **settings
-        )
+        if not greedy:
+            settings["seed"] = [seed + one * 1_000_003 for one in group]
+        new = model.generate_tokens([ids[numbers[one]] for one in group], steer=plan, **settings)
         for one, tokens in zip(group, new, strict=True):
             found[one] = tokens
     ends = ending_ids(model)

@@ -160,24 +160,25 @@ def ratio_of_means(
     return Estimate(value, float(low), float(high), total, count, "percentile", uncertain)
 
 
-def share(
-    held: Sequence[bool] | Array, sources: Sequence[Any] | None = None, *, level: float = LEVEL
-) -> Estimate:  # fmt: skip
-    """A proportion with Wilson's interval, at the effective number of items.
+def share(held: Sequence[bool] | Array, sources: Sequence[Any] | None = None) -> Estimate:
+    """A proportion with Wilson's 95% interval, at the effective number of items.
 
     Unlike a bootstrap it does not shrink to a point where all items agree. Items of one source count for less than
     independent ones, by the design effect (Kish 1965); see :func:`steersman.probe.statistics.interval`.
     """
     from ..probe.statistics import interval
 
-    if level != LEVEL:
-        raise DataError("the interval of a share is given at 95%; leave level= out")
     found = np.asarray(held, dtype=np.float64)
     names, of = _sources(sources, len(found))
     value = float(found.mean())
     if len(names) < FEWEST:
         return Estimate(value, None, None, len(found), len(names), note=_few(len(names)))
-    low, high = interval(found, of)
+    if len(names) == len(found):
+        wilson = stats.binomtest(int(found.sum()), len(found)).proportion_ci(LEVEL, method="wilson")
+        low, high = float(wilson.low), float(wilson.high)
+    else:
+        low, high = interval(found, of)
+        low, high = (0.0 if value == 0 else low), (1.0 if value == 1 else high)  # free of rounding
     return Estimate(value, low, high, len(found), len(names), "Wilson")
 
 
@@ -308,9 +309,7 @@ def spearman_brown(half: float, factor: float = 2.0) -> float:
     return factor * half / (1 + (factor - 1) * half)
 
 
-def split_half(
-    values: Array, sources: Sequence[Any] | None = None, *, splits: int = 50, seed: int = 0
-) -> float:  # fmt: skip
+def split_half(values: Array, sources: Sequence[Any] | None = None, *, splits: int = 50, seed: int = 0) -> float:
     """How reliably items rank settings: the correlation between the mean curves of two random halves of the sources,
     averaged over splits and carried to full length by Spearman and Brown.
 

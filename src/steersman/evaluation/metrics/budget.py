@@ -86,6 +86,6 @@ class AtBudget(Metric):
         return [
             Row(self.name, f"effect at KL {budget:g}", unit, float(before.values.mean()), float(sides[0].mean()), effect,
                 better="higher", verdict=change(effect), details={"factor": factor, "kl": spent, "budget": budget}),
-            Row("efficiency", "slope over root of Fisher information", f"{unit} per root nat", difference=efficiency,
+            Row("efficiency", "slope / root of Fisher information", f"{unit} per root nat", difference=efficiency,
                 better="higher", verdict=change(efficiency), details={"fisher": fisher, "measured_at": small}),
         ]  # fmt: skip

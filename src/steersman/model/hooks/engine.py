@@ -171,7 +171,7 @@ class Run:
             if step is None:
                 return None
             for when in conditions if not self.program.clean_first else ():
-                self._decide(when, found, step.rows, step.chunks)
+                self.program.decide(when, found, step.rows, step.chunks)
             site = self.program.sites.get(place)
             return None if site is None else site.act(found, step, scale)
 
@@ -285,24 +285,9 @@ class Run:
 
         def act(found: Tensor) -> None:
             if threading.get_ident() == me:
-                self._decide(when, found, rows, chunks)
+                self.program.decide(when, found, rows, chunks)
 
         return act
-
-    def _decide(self, when: When, hidden: Tensor, rows: list[Row], chunks: list[Chunk]) -> None:
-        """Decide a condition for the rows that it concerns and whose last prompt token is here."""
-        concerned = self.program.conditions[when]
-        asked: list[tuple[int, int]] = []
-        for number, (row, chunk) in enumerate(zip(rows, chunks, strict=True)):
-            last = row.prompt_length - 1
-            if row.plan in concerned and when not in row.gates and chunk.start <= last < chunk.stop:
-                asked.append((number, chunk.columns[last - chunk.start]))
-        if not asked:
-            return
-        numbers, columns = zip(*asked, strict=True)
-        holds: list[bool] = when.holds(hidden.detach()[list(numbers), list(columns)]).tolist()
-        for number, held in zip(numbers, holds, strict=True):
-            rows[number].gates[when] = held
 
 
 def _cache_of(output: Any) -> Any:
