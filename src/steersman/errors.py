@@ -16,11 +16,15 @@ __all__ = [
     "JudgeError",
     "MismatchError",
     "NotAppliedError",
+    "NotSavedError",
     "PromptError",
+    "ResourceError",
     "SiteUnavailableError",
     "SpecError",
     "SteersmanError",
+    "TraceError",
     "UnsupportedError",
+    "VersionError",
 ]
 
 
@@ -68,6 +72,10 @@ class DataError(SteersmanError, ValueError):
     """Contrast pairs or other data that cannot be used: empty, not text, missing columns."""
 
 
+class ResourceError(SteersmanError, RuntimeError):
+    """Memory, or workers, that do not suffice for the smallest piece of the work."""
+
+
 class JudgeError(SteersmanError, RuntimeError):
     """A language model that was to rate texts, and did not: unreachable, refusing, or answering without a number."""
 
@@ -78,3 +86,19 @@ class FileFormatError(SteersmanError, ValueError):
 
 class UnsupportedError(SteersmanError, NotImplementedError):
     """Something an engine cannot do exactly, and therefore does not do at all."""
+
+
+class TraceError(SteersmanError, RuntimeError):
+    """A trace written in a way that cannot run: no prompt, layers out of order, a plan applied too late."""
+
+
+class NotSavedError(SteersmanError, NameError):
+    """A name used after a trace that did not bring it out."""
+
+
+class VersionError(SteersmanError, ImportError):
+    """A library in a version that this part was not tested with."""
+
+
+class VerificationError(SteersmanError, RuntimeError):
+    """What was baked does not do what the hooks do; nothing of it was left behind."""

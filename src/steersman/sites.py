@@ -93,6 +93,17 @@ def _written(text: str) -> Iterable[int]:
         yield from range(first, last + 1)
 
 
+def layer_ranges(layers: Iterable[int]) -> str:
+    """``(0, 1, 2, 5)`` as ``0-2, 5``."""
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and layer == runs[-1][1] + 1:
+            runs[-1][1] = layer
+        else:
+            runs.append([layer, layer])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+
+
 @dataclass(frozen=True)
 class Sites:
     """A choice of sites: one component in some layers, whole or some of its units.

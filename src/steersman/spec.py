@@ -29,7 +29,7 @@ from .sites import Sites, layer_indices
 from .sites import site as whole_site
 
 _TOKEN = re.compile(
-    r"(?P<name>.+?)(?::(?P<strength>[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?))?(?:@(?P<layers>[-0-9, ]+))?"
+    r"(?P<name>.+?)(?::(?P<strength>[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?))?(?:@(?P<layers>all|[-0-9, ]+))?"
 )
 _FLAT = ("vector", "strength", "layers", "positions", "operation")
 
@@ -264,7 +264,8 @@ def _places(given: dict[str, Any]) -> list[Sites]:
 def parse_token(token: str) -> dict[str, Any]:
     """``NAME|PATH|ORG/REPO[:STRENGTH][@LAYERS]``, such as ``happy:1.5@10-14``, as one intervention's spec.
 
-    Layers are ``10``, ``10-14`` or ``6,8,10``. A drive letter (``C:\\happy.safetensors:2``) is part of the name.
+    Layers are ``10``, ``10-14``, ``6,8,10`` or ``all`` (all that the vector has). A drive letter
+    (``C:\\happy.safetensors:2``) is part of the name.
     """
     match = _TOKEN.fullmatch(token.strip())
     if match is None or not match["name"].strip():
@@ -274,7 +275,8 @@ def parse_token(token: str) -> dict[str, Any]:
         found["strength"] = float(match["strength"])
     if match["layers"]:
         try:
-            found["layers"] = list(layer_indices(match["layers"]) or ())
+            layers = layer_indices(match["layers"])
+            found["layers"] = "all" if layers is None else list(layers)
         except InterventionError as error:
             raise SpecError(f"{token!r}: {error}") from error
     return found

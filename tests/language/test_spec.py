@@ -240,6 +240,7 @@ def test_no_json_does_worse_than_be_refused(item: dict[str, Any]) -> None:
         ("happy:+.5", {"vector": "happy", "strength": 0.5}),
         ("happy:1e-3", {"vector": "happy", "strength": 0.001}),
         ("happy@3", {"vector": "happy", "layers": [3]}),
+        ("iti:15@all", {"vector": "iti", "strength": 15.0, "layers": "all"}),
         ("  happy:1 ", {"vector": "happy", "strength": 1.0}),
         ("org/repo:1@2", {"vector": "org/repo", "strength": 1.0, "layers": [2]}),
         (
@@ -272,6 +273,7 @@ def test_a_token_says_what_the_spec_says(name: str, strength: float, layers: set
 
 def test_a_token_is_an_intervention() -> None:
     assert read(**parse_token("org/repo:-0.5@1-2")) == Plan([Add(NAMED["org/repo"], -0.5, layers=[1, 2])])
+    assert read(**parse_token("happy:-2@all")) == Plan([Add(NAMED["happy"], -2, layers="all")])
     assert "did you mean 'happy'?" in refused({"interventions": [parse_token("hapy:1")]})
     assert "finite" in refused({"interventions": [parse_token("happy:1e999")]})
 

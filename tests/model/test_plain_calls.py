@@ -268,6 +268,13 @@ def test_a_context_that_meets_none_of_its_tokens_says_so_on_leaving() -> None:
     with model.steer(plan_at(model, "generation")):
         trace_hf(model.hf, batch, new=1)  # ended before anything was generated
     with model.steer(plan_at(model, "generation")):
+        model.hf.generate(**batch, max_new_tokens=1, use_cache=False)  # the same, without a cache to tell it by
+    with (
+        pytest.raises(NotAppliedError, match="positions generation selected no token"),
+        model.steer(plan_at(model, "generation")),
+    ):
+        model.hf(**batch, use_cache=False)
+    with model.steer(plan_at(model, "generation")):
         pass  # nothing was run
     with (
         pytest.raises(NotAppliedError, match=r"prompt\[40\] select no token of row 0 of the batch"),

@@ -11,6 +11,7 @@ import pytest
 
 from steersman import report
 from steersman.errors import DataError
+from steersman.sweeping.result import Row
 
 NASTY = '<script>alert("1")</script> & "quoted" \x00\ud800'
 
@@ -42,14 +43,19 @@ def evaluation(**more: Any) -> dict[str, Any]:
     } | more  # fmt: skip
 
 
-def sweep(**more: Any) -> dict[str, Any]:
-    rows = [
-        {"layer": layer, "strength": s, "effect": layer * s, "effect_low": layer * s - 0.2, "effect_high": layer * s + 0.2,
-         "kl": 0.02 * s * s, "random_low": -0.5, "random_high": 0.5, "p_value": 0.01}
+def sweep(rows: list[dict[str, Any]] | None = None, **facts: Any) -> dict[str, Any]:
+    """As ``Sweep.save`` writes it."""
+    missing = dict.fromkeys(Row.__dataclass_fields__)
+    made = [
+        {"layer": layer, "strength": s, "effect": layer * s, "tune_effect": layer * s, "low": layer * s - 0.2,
+         "high": layer * s + 0.2, "kl": 0.02 * s * s, "control_low": -0.5, "control_high": 0.5, "p_value": 0.01,
+         "report_effect": layer * s + 0.1, "report_low": 1.0, "report_high": 9.0}
         for layer in (3, 5, 7) for s in (-1.0, 0.5, 1.0)
     ]  # fmt: skip
-    return {"schema": "steersman.sweep/1", "rows": rows, "best": rows[-1], "max_kl": 0.1, "model": {"name": "demo"},
-            "vector": {"name": "happy"}, "target": {"unit": "nats"}, "seed": 0, "versions": {}, "settings": {}} | more  # fmt: skip
+    own = {"model": {"name": "demo"}, "target": {"unit": "nats"}, "seed": 0, "versions": {}, "notes": ["few items"],
+           "controls": {"prompt": {"instruction": "Be glad.", "value": 0.3, "low": 0.1, "high": 0.5}}}  # fmt: skip
+    return {"format": "steersman.sweep", "format_version": 1, "facts": own | facts,
+            "rows": [missing | row for row in (made if rows is None else rows)]}  # fmt: skip
 
 
 class Page(HTMLParser):
@@ -126,14 +132,15 @@ def test_the_numbers_are_those_of_the_documents() -> None:
     assert dots == [(-1, -2), (0, 0), (1, 2)]
     text = " ".join(Page(source).words)
     for words in ("2 [1.5, 2.5]", "p = 0.0099", "not met", "there is no x here", "minus the plan", "happy at strength 1.5, layer 8",
-                  "d" * 64, "torch 2.13", "no prompts", "25%"):  # fmt: skip
+                  "d" * 64, "torch 2.13", "no prompts", "25%", "kept from the choice: 7.1 [1, 9]", "few items",
+                  "'Be glad.') instead: 0.3 [0.1, 0.5]"):  # fmt: skip
         assert words in text, words
 
 
 def test_text_from_outside_stays_text() -> None:
     samples = [{"prompt": NASTY, "texts": {"0": NASTY, "+": NASTY}}]
     source = report.render(
-        sweep(vector={"name": NASTY}, model=NASTY),
+        sweep(model={"name": NASTY}, notes=[NASTY]),
         evaluation(samples=samples, target={"kind": NASTY, "unit": NASTY}, versions={NASTY: NASTY}, plan=None,
                    other={"name": NASTY}, left_out={NASTY: NASTY}),
         title=NASTY,
@@ -151,10 +158,11 @@ def test_what_was_not_measured_is_not_drawn() -> None:
     assert "<svg" not in source
     assert "How it reads" not in source
     assert "No target was given" in source
-    rows = [{"layer": 1, "strength": s, "effect": s} for s in (-1.0, 1.0)]
-    plain = report.render(sweep=sweep(rows=rows, best=None))
-    assert plain.count("<svg") == 2
-    assert "no setting keeps the budget" in plain
+    rows = [{"layer": 1, "strength": s, "effect": s, "tune_effect": s, "kl": 3.0} for s in (-1.0, 1.0)]
+    plain = report.render(sweep=sweep(rows))
+    assert plain.count("<svg") == 3
+    assert "no setting moves the target upwards within the budget" in plain
+    assert "95% of random directions" not in plain
     unsure = evaluation()
     for effect in unsure["rows"][1]["details"]["effects"]:
         effect["low"] = None
@@ -165,7 +173,8 @@ def test_it_is_written_whole_and_only_what_it_is_for_is_taken(tmp_path) -> None:
     path = report.write(tmp_path / "r.html", evaluation=evaluation())
     assert open(path, encoding="utf-8").read() == report.render(evaluation=evaluation())
     assert [p.name for p in tmp_path.iterdir()] == ["r.html"]
-    for wrong in ({}, {"sweep": evaluation()}, {"evaluation": {"schema": "x"}}, {"evaluation": 3}):
+    for wrong in ({}, {"sweep": evaluation()}, {"evaluation": {"schema": "x"}}, {"evaluation": 3},
+                  {"sweep": {"format": "steersman.sweep", "rows": [{}], "facts": {}}}, {"sweep": 3}):  # fmt: skip
         with pytest.raises(DataError):
             report.render(**wrong)
     with pytest.raises(DataError, match=r"\.html"):

@@ -10,7 +10,6 @@ from .session import Run
 
 if TYPE_CHECKING:
     from ..evaluation import Evaluation
-    from ..evaluation.metrics.base import Row
     from ..evaluation.statistics import Estimate
 
 

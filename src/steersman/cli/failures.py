@@ -59,7 +59,7 @@ def explain(error: BaseException) -> tuple[str, str | None, str | None, int]:
         context = getattr(error, "ctx", None)
         path = context.command_path if context is not None else "steer"
         return error.format_message().rstrip("."), None, f"{path} --help", USAGE  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUnknownVariableType]
-    if isinstance(error, FileNotFoundError):
+    if isinstance(error, FileNotFoundError | FileExistsError):
         return str(error), None, None, USAGE
     if isinstance(error, OSError):
         return str(error), None, None, FAILED

@@ -319,7 +319,7 @@ def shuffled_vectors(
         for layer in like.layers:
             values = acts[layer].flatten(1).double()
             high, low = values[positive], values[negative]
-            direction, ends[layer] = at_one_gap(method.compute(high, low), high, low, layer)
+            direction, ends[layer] = at_one_gap(method.compute(high, low), high.mean(0), low.mean(0), layer)
             directions[layer] = direction.reshape(like[layer].shape)
         found.append(
             replace(like, directions=directions, projections=ends, name=f"shuffled {number}", quality=None, metadata={})

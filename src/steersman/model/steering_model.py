@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
@@ -12,7 +13,8 @@ from torch import Tensor
 from ..errors import MismatchError, PromptError
 from ..plan import Plan, PlanLike
 from ..shape import ModelShape
-from .architecture import Architecture, find_architecture
+from .architecture import find_architecture
+from .editing import Edit, remaining, second_tree
 from .generation import Generation
 from .hooks import Applied, Context, Contexts, HeldTree, HookEngine, Row
 from .sampling import forked_random_state
@@ -35,6 +37,7 @@ class SteeringModel:
         shape: these and more, as plans are checked against.
         architecture: where its parts are.
         plan: the interventions that always act, of an edited model; empty otherwise.
+        edits: the same as what each :meth:`edit` added, in order.
 
     Args:
         hf_model: a causal language model of transformers: plain, dispatched, quantised or wrapped by PEFT.
@@ -52,10 +55,13 @@ class SteeringModel:
         self.tokenizer = tokenizer
         self.tokens = Tokens(tokenizer)
         self.plan = Plan()
+        self.edits: tuple[Edit, ...] = ()
+        self._base: SteeringModel | None = None
         self._hf: Any = hf_model
         self._engine = HookEngine(self.architecture, self.tokens.find_marker)
         self._contexts = Contexts()
         self._held: HeldTree | None = HeldTree(self._engine)
+        self._making_tree = threading.Lock()
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, **options: Any) -> SteeringModel:
@@ -113,18 +119,33 @@ class SteeringModel:
         """
         if not self.plan:
             return self._hf
-        if self._held is None:
-            from .editing import second_tree
-
-            engine = HookEngine(find_architecture(second_tree(self.architecture)), self.tokens.find_marker)
-            self._held = HeldTree(engine, self.plan)
-            self._hold()
+        with self._making_tree:
+            if self._held is None:
+                engine = HookEngine(find_architecture(second_tree(self.architecture)), self.tokens.find_marker)
+                held = HeldTree(engine, self.plan)
+                held.hold(self._contexts)
+                self._held = held
         return self._held.engine.architecture.hf
+
+    @property
+    def base(self) -> SteeringModel:
+        """The model that an edited one was made from, without any edit; an unedited model itself."""
+        return self if self._base is None else self._base
 
     @property
     def dtype(self) -> torch.dtype:
         """The precision of its activations."""
         return cast(torch.dtype, self._hf.dtype)
+
+    @property
+    def engine(self) -> HookEngine:
+        """The reference engine on this model, for those who call its blocks themselves."""
+        return self._engine
+
+    @property
+    def always(self) -> Plan:
+        """What acts on every call made now: its edits, then the contexts entered."""
+        return self.plan + self._contexts.plan
 
     def __repr__(self) -> str:
         edited = f", {len(self.plan)} edits" if self.plan else ""
@@ -185,7 +206,7 @@ class SteeringModel:
             return self._logits(*self._prepare_tokens(prompts, steer, continuations), keep).clone()
 
     def _logits(self, rows: list[Row], batch: Batch, plans: list[Plan], keep: int | None = None) -> Tensor:
-        arguments = self._forward_arguments(batch)
+        arguments = self.forward_arguments(batch)
         if keep is not None and self.architecture.keeps_logits:
             arguments["logits_to_keep"] = keep
         with self._engine.call(plans, rows) as run:
@@ -284,7 +305,8 @@ class SteeringModel:
             produced = self._hf.generate(input_ids=here.input_ids, attention_mask=here.attention_mask, **arguments)
         return cast(Tensor, produced)
 
-    def _forward_arguments(self, batch: Batch) -> dict[str, Any]:
+    def forward_arguments(self, batch: Batch) -> dict[str, Any]:
+        """What the model, or its decoder, is called with for a batch; position ids always come from the mask."""
         here = batch.to(self.device)
         arguments: dict[str, Any] = {"input_ids": here.input_ids, "attention_mask": here.attention_mask}
         if "position_ids" in self._engine.parameters:
@@ -325,27 +347,47 @@ class SteeringModel:
         if self._held is not None:
             self._held.hold(self._contexts)
 
-    def edit(self, plan: PlanLike) -> SteeringModel:
+    def edit(self, plan: PlanLike, *, name: str | None = None) -> SteeringModel:
         """A new model that shares the weights and always applies ``plan``; this one is untouched.
 
-        Edits nest: ``model.edit(a).edit(b)`` applies a, then b.
+        Edits nest: ``model.edit(a).edit(b)`` applies a, then b. ``edited.edits`` lists them, ``edited.without(...)``
+        leaves some out, ``edited.base`` is the model without any. As many edited models as one likes may share one set
+        of weights and run side by side, each in a thread of its own.
+
+        Args:
+            plan: a plan, an intervention, or a list of these.
+            name: what to call the edit, so that it can be left out by name.
 
         Raises:
             MismatchError: when the plan does not fit this model.
         """
-        added = Plan.of(plan)
-        added.actions(self.shape)
+        return self._with_edits((*self.edits, Edit(Plan.of(plan), name)))
+
+    def without(self, *edits: int | str | Edit) -> SteeringModel:
+        """A new model without some of this one's edits, given by index, by name, or as listed in ``edits``.
+
+        Raises:
+            InterventionError: it has no such edit.
+        """
+        return self._with_edits(remaining(self.edits, edits, self.shape.name))
+
+    def _with_edits(self, edits: tuple[Edit, ...]) -> SteeringModel:
+        plan = sum((edit.plan for edit in edits), Plan())
+        plan.actions(self.shape)
         edited = object.__new__(SteeringModel)
         edited.__dict__ |= self.__dict__
-        edited.plan = self.plan + added
-        edited._contexts = Contexts()
-        edited._held = None
+        edited.plan, edited.edits, edited._base = plan, edits, self.base
+        if plan:
+            edited._contexts, edited._held, edited._making_tree = Contexts(), None, threading.Lock()
+        else:  # no tree of its own: its contexts are those of the base
+            edited._contexts, edited._held = self.base._contexts, self.base._held
         return edited
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model to a folder that :meth:`from_pretrained` loads.
 
-        An edited model is written as its base's id and its plan, not its weights; a plain one in full.
+        An edited model is written as its base's id and its plan, not its weights; a plain one in full. To write an
+        edited model as ordinary weights, see :func:`steersman.bake`.
 
         Raises:
             UnsupportedError: an edited model whose base was never loaded from, or saved to, anywhere.
@@ -353,6 +395,19 @@ class SteeringModel:
         from .loading import save
 
         save(self, str(folder))
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload what :meth:`save_pretrained` writes to the Hugging Face hub; returns the commit's URL.
+
+        Options: ``private``, ``token``, ``commit_message``, ``revision``. An edited model is a few kilobytes there, and
+        ``from_pretrained(repo_id)`` loads its base and edits it again.
+
+        Raises:
+            UnsupportedError: an edited model whose base is not on the hub, where others could find it.
+        """
+        from .loading import push
+
+        return push(self, repo_id, options)
 
     # -- preparing ----------------------------------------------------------------------------------------------
 
@@ -405,7 +460,11 @@ class SteeringModel:
 
     def steered_by(self, steer: PlanLike) -> bool:
         """Whether anything would act on a call made now with this plan: an edit, a context, or the plan."""
-        return bool((self.plan + self._contexts.plan + Plan.of(steer)).actions(self.shape))
+        return bool(self.in_force(steer).actions(self.shape))
+
+    def in_force(self, steer: PlanLike = None) -> Plan:
+        """All that would act on a call made now with this plan: edits, then contexts, then the plan."""
+        return self.always + Plan.of(steer)
 
     @contextmanager
     def forward_only(
@@ -417,11 +476,11 @@ class SteeringModel:
 
         For readers of activations, who may also end the pass early; what it returns is nothing.
         """
-        plan = self.plan + self._contexts.plan + Plan.of(steer)
+        plan = self.in_force(steer)
         rows = [Row(len(ids), tuple(ids), self.tokens.find_marker, f"text {i}") for i, ids in enumerate(prompts)]
 
         def forward(batch: Batch | dict[str, Any]) -> None:
-            own = batch if isinstance(batch, dict) else self._forward_arguments(batch)
+            own = batch if isinstance(batch, dict) else self.forward_arguments(batch)
             self.architecture.decoder(**own, use_cache=False)
 
         with torch.inference_mode(), self._engine.call([plan], rows):
@@ -429,7 +488,7 @@ class SteeringModel:
 
     def _plans(self, steer: Steer, rows: int) -> tuple[list[Plan], list[int]]:
         """The distinct plans of a call, what always acts before each, and the number of the plan of each row."""
-        always = self.plan + self._contexts.plan
+        always = self.always
         if not isinstance(steer, list | tuple):
             return [always + cast(PlanLike, steer)], [0] * rows
         items = cast("Sequence[PlanLike]", steer)

@@ -39,9 +39,11 @@ def shift(subject: Subject, prompts: list[str], layer: int, vector: torch.Tensor
     return balance(subject, prompts, layer, strength * vector) - balance(subject, prompts, layer, -strength * vector)
 
 
-def strongest_random(subject: Subject, prompts: list[str], layer: int, norm: float, count: int = 100) -> float:
+def strongest_random(
+    subject: Subject, prompts: list[str], layer: int, norm: float, count: int = 100, seed: int = 0
+) -> float:
     """The largest |shift| of `count` random directions of the same norm."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     directions = torch.randn(count, subject.width, generator=generator)
     directions *= norm / directions.norm(dim=1, keepdim=True)
     return max(abs(shift(subject, prompts, layer, direction)) for direction in directions)

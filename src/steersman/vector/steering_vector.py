@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from numbers import Real
 from pathlib import Path
@@ -11,34 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import FileFormatError, InterventionError, MismatchError
-from .files import container, control_vector, formats, hub
-from .shape import ModelShape
-from .sites import RESIDUAL_WIDTH, Indices, check_component, layer_index, layer_indices
-from .tensors import check_number, checked, unit
+from ..errors import FileFormatError, InterventionError, MismatchError
+from ..files import container, control_vector, formats, hub
+from ..shape import ModelShape
+from ..sites import RESIDUAL_WIDTH, Indices, check_component, layer_index, layer_indices, layer_ranges
+from ..tensors import check_number, checked, unit
+from . import algebra
+from .origin import Origin, check_text
 
 VECTOR_FILE = "vector.safetensors"
-
-
-@dataclass(frozen=True)
-class Origin:
-    """The model a vector was made for: enough to refuse another one, and to name it in the message."""
-
-    model: str
-    model_type: str
-    n_layers: int
-    d_model: int
-    fingerprint: str
-
-    def __post_init__(self) -> None:
-        for name in ("model", "model_type", "fingerprint"):
-            if not isinstance(getattr(self, name), str):
-                raise InterventionError(f"the origin's {name} must be text, got {getattr(self, name)!r}")
-
-    @classmethod
-    def of(cls, shape: ModelShape) -> Origin:
-        """The origin of vectors made on a model of this shape."""
-        return cls(shape.name, shape.model_type, shape.n_layers, shape.d_model, shape.fingerprint)
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +107,7 @@ class SteeringVector:
 
     def __getitem__(self, layer: int) -> Tensor:
         if layer not in self.directions:
-            raise MismatchError(f"{self.label} has no layer {layer}; it has {_ranges(self.layers)}")
+            raise MismatchError(f"{self.label} has no layer {layer}; it has {layer_ranges(self.layers)}")
         return self.directions[layer]
 
     def __contains__(self, layer: object) -> bool:
@@ -140,7 +121,7 @@ class SteeringVector:
 
     def __repr__(self) -> str:
         parts = [repr(self.name)] if self.name else []
-        parts += [f"layers {_ranges(self.layers)}", f"width {self.d_model}", self.site]
+        parts += [f"layers {layer_ranges(self.layers)}", f"width {self.d_model}", self.site]
         parts += [self.method] if self.method else []
         parts += [f"chosen layer {self.layer}"] if self.layer is not None else []
         return f"SteeringVector({', '.join(parts)})"
@@ -153,13 +134,7 @@ class SteeringVector:
         """The direction scaled; a negative factor exchanges the two classes, and zero leaves none."""
         if isinstance(factor, bool) or not isinstance(factor, Real):
             return NotImplemented
-        projections = {
-            layer: (-positive, -negative) if factor < 0 else (negative, positive)
-            for layer, (negative, positive) in self.projections.items()
-            if factor != 0
-        }
-        scaled = {layer: direction * factor for layer, direction in self.directions.items()}
-        return replace(self, directions=scaled, projections=projections, quality=None)
+        return algebra.scaled(self, factor)
 
     __rmul__ = __mul__
 
@@ -170,10 +145,10 @@ class SteeringVector:
         return self * -1.0
 
     def __add__(self, other: SteeringVector) -> SteeringVector:
-        return self._combined(other, lambda mine, theirs: mine + theirs, "+")
+        return algebra.combined(self, other, lambda mine, theirs: mine + theirs, "+")
 
     def __sub__(self, other: SteeringVector) -> SteeringVector:
-        return self._combined(other, lambda mine, theirs: mine - theirs, "-")
+        return algebra.combined(self, other, lambda mine, theirs: mine - theirs, "-")
 
     def orthogonalize(self, *others: SteeringVector) -> SteeringVector:
         """This vector without its part in the span of others, in each layer that they share.
@@ -181,16 +156,7 @@ class SteeringVector:
         Raises:
             InterventionError: when a direction lies in that span and nothing of it remains.
         """
-        for_layer: dict[int, Tensor] = {}
-        for layer in self._shared(others):
-            basis = _span([other[layer].flatten().double() for other in others])
-            mine = self[layer].flatten().double()
-            rest = mine - basis @ (basis.T @ mine)
-            if float(rest.norm()) <= 1e-6 * float(mine.norm()):
-                raise InterventionError(f"{self.label} lies within the others at layer {layer}: nothing is left of it")
-            for_layer[layer] = rest.float().reshape(self[layer].shape)
-        name = self.name and f"{self.name} without {', '.join(o.name or 'another' for o in others)}"
-        return self._derived(for_layer, name)
+        return algebra.orthogonal(self, others)
 
     def normalized(self) -> SteeringVector:
         """The same directions at unit length."""
@@ -201,41 +167,6 @@ class SteeringVector:
         """The same vector with some of its layers only."""
         kept = {layer: self[layer] for layer in layers}
         return replace(self, directions=kept, layer=self.layer if self.layer in kept else None)
-
-    def _combined(
-        self, other: SteeringVector, operation: Callable[[Tensor, Tensor], Tensor], sign: str
-    ) -> SteeringVector:
-        shared = self._shared((other,))
-        name = f"{self.name} {sign} {other.name}" if self.name and other.name else None
-        return self._derived({layer: operation(self[layer], other[layer]) for layer in shared}, name)
-
-    def _shared(self, others: tuple[SteeringVector, ...]) -> list[int]:
-        """The layers all have, the others being of the same site and width."""
-        if not others:
-            raise InterventionError("give at least one other vector")
-        for other in others:
-            if not isinstance(other, SteeringVector):  # pyright: ignore[reportUnnecessaryIsInstance]
-                raise InterventionError(f"expected a SteeringVector, got {type(other).__name__}")
-            if other.site != self.site:
-                raise InterventionError(f"{self.label} is of {self.site}, {other.label} of {other.site}")
-        shared = [layer for layer in self.layers if all(layer in other for other in others)]
-        for layer, other in ((layer, other) for layer in shared for other in others):
-            if other[layer].shape != self[layer].shape:
-                widths = f"{list(self[layer].shape)}, {other.label} {list(other[layer].shape)}"
-                raise MismatchError(f"at layer {layer}, {self.label} has the shape {widths}")
-        if not shared:
-            raise InterventionError(
-                f"no layer in common: {self.label} has {_ranges(self.layers)}, "
-                + ", ".join(f"{o.label} {_ranges(o.layers)}" for o in others)
-            )
-        return shared
-
-    def _derived(self, directions: Mapping[int, Tensor], name: str | None) -> SteeringVector:
-        """A vector whose classes are no longer known: no projections, hence no gap."""
-        layer = self.layer if self.layer in directions else None
-        return replace(
-            self, directions=directions, name=name, method="algebra", layer=layer, projections={}, quality=None
-        )
 
     # -- fitting a model ----------------------------------------------------------------------------------------
 
@@ -400,7 +331,7 @@ class SteeringVector:
         """
         facts = [
             ("model", self.origin and self.origin.model),
-            ("layers", _ranges(self.layers)),
+            ("layers", layer_ranges(self.layers)),
             ("chosen layer", self.layer),
             ("site", self.site),
             ("width", self.d_model),
@@ -424,34 +355,8 @@ print(model.generate("I think", steer=sm.Add(vector, strength=1.0, layers={layer
         return cls.load(hub.locate(repo_or_path, VECTOR_FILE, **options))
 
 
-def check_text(value: object, what: str) -> None:
-    """Raise :class:`InterventionError` unless ``value`` is text or None."""
-    if value is not None and not isinstance(value, str):
-        raise InterventionError(f"{what} must be text, got {value!r}")
-
-
 def _layer_named(name: str) -> int:
     layer = name.removeprefix("layers.")
     if not layer.isdecimal() or name != f"layers.{int(layer)}":
         raise ValueError(f"a tensor is named {name!r}, not layers.<number>")
     return int(layer)
-
-
-def _span(directions: list[Tensor]) -> Tensor:
-    """An orthonormal basis ``[width, k]`` of what some directions span; they may depend on each other."""
-    kept = [direction / direction.norm() for direction in directions if bool(direction.any())]
-    if not kept:
-        return directions[0].new_zeros(len(directions[0]), 0)
-    basis, sizes, _ = torch.linalg.svd(torch.stack(kept, dim=1), full_matrices=False)
-    return basis[:, sizes > 1e-6]
-
-
-def _ranges(layers: tuple[int, ...]) -> str:
-    """``(0, 1, 2, 5)`` as ``0-2, 5``."""
-    runs: list[list[int]] = []
-    for layer in layers:
-        if runs and layer == runs[-1][1] + 1:
-            runs[-1][1] = layer
-        else:
-            runs.append([layer, layer])
-    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
