@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .console import figures, show
-from .extract import _layers, _lines  # pyright: ignore[reportPrivateUsage]
+from .extract import _layers  # pyright: ignore[reportPrivateUsage]
 from .failures import InputError
+from .inputs import read_lines
 from .session import Run
 
 if TYPE_CHECKING:
@@ -62,8 +63,8 @@ def sweep(
         raise InputError("no target given", fix="--positive TEXT and --negative TEXT, such as ' great' and ' awful'")
     if prompts is None:
         raise InputError("no prompts given", fix="--prompts FILE, one prompt a line")
-    texts = _lines(prompts)
-    kept = None if neutral is None else _lines(neutral)
+    texts = read_lines(prompts)
+    kept = None if neutral is None else read_lines(neutral)
     run.inputs += [prompts, *([neutral] if neutral else [])]
     doses, chosen = _numbers(strengths), layers if layers == "auto" else _layers(layers)
     if run.dry_run:
@@ -96,6 +97,24 @@ def sweep(
             run.note(f"interrupted; what is measured is in {rows}, and the same command goes on from there")
         raise
     _finish(run, found, max_kl, output)
+    if output is not None:
+        _report(run, found, texts, max_kl, output)
+
+
+def _report(run: Run, found: Sweep, prompts: list[str], max_kl: float, output: Path) -> None:
+    """Write ``report.html``, with some prompts continued at minus, nothing and plus what was chosen."""
+    from ..errors import DataError
+    from ..evaluation import continuations
+    from ..report import write
+
+    assert run.model is not None
+    try:
+        plan = found.plan(max_kl)
+    except DataError:
+        samples = ()
+    else:
+        samples = continuations(run.model, plan, prompts, seed=run.seed)
+    write(output / "report.html", sweep=found, max_kl=max_kl, samples=samples)
 
 
 def _finish(run: Run, found: Sweep, max_kl: float, output: Path | None) -> None:

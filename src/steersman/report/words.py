@@ -49,8 +49,8 @@ def plan_words(evaluated: Document | None, swept: Document | None) -> str:
     other = (evaluated or {}).get("other")
     if other:
         return str(other.get("name"))
-    vector: Any = (swept or {}).get("vector")
-    return str(vector.get("name") or "a vector") if isinstance(vector, Mapping) else str(vector or "a vector")  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+    best: Any = (swept or {}).get("best")
+    return f"a vector, layer {best['layer']} at strength {best['strength']:g}" if best else "a vector"
 
 
 def _intervention(item: Mapping[str, Any]) -> str:
