@@ -13,7 +13,7 @@ _PUBLIC = {
         ["Ablate", "Add", "Affine", "Clamp", "Custom", "Erase", "Mean", "Replace", "Resample", "Rotate", "Zero"],
         "operations",
     ),
-    **dict.fromkeys(["attention", "block", "heads", "mlp", "neurons", "site"], "sites"),
+    **dict.fromkeys(["attention", "block", "heads", "mlp", "multiple_choice", "neurons", "site"], "sites"),
     **dict.fromkeys(["When", "schedule"], "conditions"),
     **dict.fromkeys(
         [
@@ -31,10 +31,27 @@ _PUBLIC = {
         "extraction",
     ),
     **dict.fromkeys(["cosine_matrix", "geometry", "lens", "norms", "projections"], "analysis"),
+    **dict.fromkeys(["bake"], "engines.weights"),
     "ContrastPairs": "data",
+    **dict.fromkeys(
+        [
+            "AblationStudy",
+            "PatchingStudy",
+            "ablation_study",
+            "kl_divergence",
+            "log_probability",
+            "logit_difference",
+            "next_token_loss",
+            "patching_study",
+            "probability",
+        ],
+        "studies",
+    ),
+    **dict.fromkeys(["contrast", "evaluate", "multiple_choice"], "evaluation"),
     "LinearProbe": "probe",
     "after": "positions",
     "demo_model": "demo",
+    **dict.fromkeys(["calibrate", "sweep"], "sweeping"),
     "Eraser": "eraser",
     "LayerValues": "values",
     "Plan": "plan",
@@ -47,7 +64,9 @@ if TYPE_CHECKING:
     from .conditions import When, schedule
     from .data import ContrastPairs
     from .demo import demo_model
+    from .engines.weights import bake
     from .eraser import Eraser
+    from .evaluation import contrast, evaluate, multiple_choice
     from .extraction import (
         Activations,
         EraserFitter,
@@ -66,16 +85,30 @@ if TYPE_CHECKING:
     from .positions import after
     from .probe import LinearProbe
     from .sites import attention, block, heads, mlp, neurons, site
+    from .studies import (
+        AblationStudy,
+        PatchingStudy,
+        ablation_study,
+        kl_divergence,
+        log_probability,
+        logit_difference,
+        next_token_loss,
+        patching_study,
+        probability,
+    )
+    from .sweeping import calibrate, sweep
     from .values import LayerValues
     from .vector import SteeringVector
 
 __all__ = [
-    "Ablate", "Activations", "Add", "Affine", "Clamp", "ContrastPairs", "Custom", "Erase", "Eraser", "EraserFitter",
-    "LayerValues", "LinearProbe", "Mean", "Plan", "Replace", "Resample", "Rotate", "SteeringModel",
-    "SteeringVector", "When", "Zero", "act_add", "activations", "after", "attention", "block", "capture",
-    "cosine_matrix", "demo_model",
-    "extract", "fit_eraser", "geometry", "heads", "lens", "mean_activations", "mlp", "neurons",
-    "norms", "projections", "sae_direction", "schedule", "show_read", "site",
+    "Ablate", "AblationStudy", "Activations", "Add", "Affine", "Clamp", "ContrastPairs", "Custom", "Erase",
+    "Eraser", "EraserFitter", "LayerValues", "LinearProbe", "Mean", "PatchingStudy", "Plan", "Replace",
+    "Resample", "Rotate", "SteeringModel", "SteeringVector", "When", "Zero", "ablation_study", "act_add",
+    "activations", "after", "attention", "bake", "block", "calibrate", "capture", "contrast", "cosine_matrix",
+    "demo_model", "evaluate", "extract", "fit_eraser", "geometry", "heads", "kl_divergence", "lens",
+    "log_probability", "logit_difference", "mean_activations", "mlp", "multiple_choice", "neurons",
+    "next_token_loss", "norms", "patching_study", "probability", "projections", "sae_direction", "schedule",
+    "show_read", "site", "sweep",
 ]  # fmt: skip
 
 

@@ -13,13 +13,18 @@ __all__ = [
     "DataError",
     "FileFormatError",
     "InterventionError",
+    "JudgeError",
     "MismatchError",
     "NotAppliedError",
+    "NotSavedError",
     "PromptError",
+    "ResourceError",
     "SiteUnavailableError",
     "SpecError",
     "SteersmanError",
+    "TraceError",
     "UnsupportedError",
+    "VersionError",
 ]
 
 
@@ -67,9 +72,33 @@ class DataError(SteersmanError, ValueError):
     """Contrast pairs or other data that cannot be used: empty, not text, missing columns."""
 
 
+class ResourceError(SteersmanError, RuntimeError):
+    """Memory, or workers, that do not suffice for the smallest piece of the work."""
+
+
+class JudgeError(SteersmanError, RuntimeError):
+    """A language model that was to rate texts, and did not: unreachable, refusing, or answering without a number."""
+
+
 class FileFormatError(SteersmanError, ValueError):
     """A file that is truncated, hostile, of a newer format, or not what it claims to be."""
 
 
 class UnsupportedError(SteersmanError, NotImplementedError):
     """Something an engine cannot do exactly, and therefore does not do at all."""
+
+
+class TraceError(SteersmanError, RuntimeError):
+    """A trace written in a way that cannot run: no prompt, layers out of order, a plan applied too late."""
+
+
+class NotSavedError(SteersmanError, NameError):
+    """A name used after a trace that did not bring it out."""
+
+
+class VersionError(SteersmanError, ImportError):
+    """A library in a version that this part was not tested with."""
+
+
+class VerificationError(SteersmanError, RuntimeError):
+    """What was baked does not do what the hooks do; nothing of it was left behind."""

@@ -7,6 +7,7 @@ values of different factors (operation, site, positions, batch, cache, model, st
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
@@ -158,6 +159,23 @@ def edits_of(case: Case, change: HandWritten, positions: str, prompt: list[int],
     return [(case.site, case.layer, by_hand.at(touched, by_hand.mixed(case.strength, change(prompt))))]
 
 
+@cache
+def own_rounding(family: str, rows: int) -> float:
+    """How far the unsteered model is from itself, run as a batch with a cache and as single rows without.
+
+    Processors differ in it: a mixture of experts comes within a factor of two of the bound on some.
+    """
+    model = steering_model(family)
+    found = trace(model, PROMPTS[:rows], new=NEW)
+    off = 0.0
+    for row, prompt in enumerate(PROMPTS[:rows]):
+        ids = model.tokens.encode(prompt)
+        whole = [*ids, *found.generated[row, :-1].tolist()]
+        expected = by_hand.logits(model.hf, family, whole, [])[len(ids) - 1 :]
+        off = max(off, float(((found.logits[row] - expected).abs() / expected.abs().clamp_min(1)).max()))
+    return off
+
+
 def assert_generated_as_by_hand(
     model: sm.SteeringModel,
     family: str,
@@ -170,7 +188,7 @@ def assert_generated_as_by_hand(
         ids = model.tokens.encode(prompt)
         whole = [*ids, *found.generated[row, :-1].tolist()]
         expected = by_hand.logits(model.hf, family, whole, edits(ids, len(whole)))[len(ids) - 1 :]
-        assert_close(found.logits[row], expected, prompt)
+        assert_close(found.logits[row], expected, prompt, max(1e-5, 3 * own_rounding(family, len(prompts))))
         gaps = expected.topk(2).values.diff().abs()[:, 0]
         same = expected.argmax(-1) == found.generated[row]
         assert bool((same | (gaps < 1e-4)).all()), prompt

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run ``steer`` with these arguments (those of the process by default) and return its exit code.
 
-    0 ok, 1 failed, 2 usage or mismatch, 130 interrupted.
+    0 ok, 1 failed, 2 usage or mismatch, 3 a gate not met, 130 interrupted.
     """
     from .app import build
     from .failures import report

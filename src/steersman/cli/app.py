@@ -7,15 +7,20 @@ from typing import Annotated, Any
 import typer
 
 from .. import __version__
+from .ablate import ablate
 from .analyze import analyze
 from .chat import chat
 from .convert import convert
 from .demo import demo
 from .doctor import doctor
+from .edit import edit
+from .eval import evaluate
 from .extract import extract
 from .generate import generate
 from .options import command
+from .patch import patch
 from .probe import probe
+from .sweep import sweep
 from .vector_files import VECTORS
 from .version import version
 
@@ -72,6 +77,11 @@ COMMANDS = {
     "extract": command()(extract),
     "generate": command(steering=True, sampling=True)(generate),
     "chat": command(steering=True, sampling=True)(chat),
+    "sweep": command(steering=True)(sweep),
+    "ablate": command()(ablate),
+    "patch": command()(patch),
+    "eval": command(steering=True)(evaluate),
+    "edit": command(steering=True)(edit),
     "probe": command()(probe),
     "analyze": command()(analyze),
     "convert": command()(convert),

@@ -65,7 +65,7 @@ def show(console: Console, renderable: Any) -> None:
 
 def plural(count: int, noun: str) -> str:
     """``1 pass``, ``2 passes``."""
-    ending = "" if count == 1 else "es" if noun.endswith("s") else "s"
+    ending = "" if count == 1 else "es" if noun.endswith(("s", "ch")) else "s"
     return f"{count} {noun}{ending}"
 
 

@@ -12,6 +12,7 @@ import typer
 from . import extract_text as say
 from .arguments import Chart, Layers, Model, Read, Site, checked_file, layers_of, token_of
 from .failures import InputError
+from .inputs import read_lines
 from .session import Run
 
 if TYPE_CHECKING:
@@ -53,6 +54,22 @@ Output = Annotated[
     Path | None,
     _own("--output", "-o", metavar="FILE", help="Where to save it (.safetensors); nothing is saved without."),
 ]
+TokenBudget = Annotated[
+    int | None,
+    _own("--token-budget", metavar="N", help="Padded tokens per forward pass.", show_default="measured"),
+]
+Ray = Annotated[
+    str | None,
+    _own(
+        "--ray",
+        metavar="ADDRESS",
+        help="Share the work out over a Ray cluster: its address, auto for the one of this machine, or local to start "
+        "one.",
+    ),
+]
+Workers = Annotated[
+    int | None, _own("--workers", metavar="N", help="Ray workers.", show_default="one per CPU of the cluster")
+]
 
 
 def extract(
@@ -71,10 +88,14 @@ def extract(
     show_read: ShowRead = False,
     chart: Chart = None,
     output: Output = None,
+    token_budget: TokenBudget = None,
+    ray: Ray = None,
+    workers: Workers = None,
 ) -> None:
     """Find the direction between positive and negative examples.
 
     Prints how well it separates held-out examples at each layer, against shuffled labels, and which layer is best.
+    Interrupted, the same command goes on where it stopped: what is done lies in NAME.partial.safetensors beside -o.
     """
     examples = _examples(run, pairs, positive, negative, name or (output.stem if output else None))
     target = checked_file(output, ".safetensors", "vectors are saved in")
@@ -82,6 +103,7 @@ def extract(
     _check_chart(drawn, method, quality)
     settings = {"method": method, "layers": layers_of(layers), "site": site, "read": token_of(read)}
     options = parsed_options(option or [])
+    runner = _runner(ray, workers)
     if run.dry_run:
         say.plan(run, model, examples, **settings, target=target)
         return
@@ -91,14 +113,28 @@ def extract(
         return
     from ..extraction import extract as find
 
-    with run.working(f"reading {len(examples.positive) + len(examples.negative)} examples"):
-        vector = find(loaded, examples, **settings, quality=quality, seed=run.seed, **options)
+    vector = find(
+        loaded, examples, **settings, quality=quality, seed=run.seed, token_budget=token_budget, runner=runner,
+        progress=False if run.quiet else None,
+        checkpoint=target and target.with_name(f"{target.stem}.partial.safetensors"), **options,
+    )  # fmt: skip
     written = _save(run, vector, target, drawn)
     if run.json_:
         document = {**_document(vector), "model": _model(run), "output": str(target) if target else None}
         run.emit("steersman.extract/1", document)
         return
     say.result(run, vector, written)
+
+
+def _runner(ray: str | None, workers: int | None) -> Any:
+    """Who runs the model: this process, or Ray workers."""
+    if ray is None:
+        if workers is not None:
+            raise InputError("--workers counts Ray workers", fix="add --ray local, or the address of a cluster")
+        return None
+    from ..extraction.ray_runner import RayRunner
+
+    return RayRunner(address=None if ray == "local" else ray, workers=workers)
 
 
 def _save(run: Run, vector: SteeringVector, target: Path | None, chart: Path | None) -> list[Path]:
@@ -177,7 +213,7 @@ def _examples(
             fix="--pairs FILE, or --positive FILE and --negative FILE",
         )
     run.inputs += [positive, negative]
-    return ContrastPairs(_lines(positive), _lines(negative), name=name or positive.stem)
+    return ContrastPairs(read_lines(positive), read_lines(negative), name=name or positive.stem)
 
 
 def contrast_pairs(run: Run, pairs: str, name: str | None = None) -> ContrastPairs:
@@ -201,15 +237,6 @@ def contrast_pairs(run: Run, pairs: str, name: str | None = None) -> ContrastPai
         )
     run.inputs.append(path)
     return readers[path.suffix](path, name=name or path.stem)
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return [line.rstrip("\n") for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except FileNotFoundError:
-        raise InputError(f"there is no file {path}", fix="give a text file with one example a line") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text", why=str(error)) from error
 
 
 def _model(run: Run) -> dict[str, Any]:

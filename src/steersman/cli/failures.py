@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import traceback
 
-from ..errors import BoundaryError, BusyError, SteersmanError
+from ..errors import BoundaryError, BusyError, JudgeError, SteersmanError
 from .console import error_console
 
-OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+OK, FAILED, USAGE, GATE, INTERRUPTED = 0, 1, 2, 3, 130
 #: ours, but not the user's: something could not be done with what was given rightly
-_NOT_USAGE = (BusyError, BoundaryError)
+_NOT_USAGE = (BusyError, BoundaryError, JudgeError)
 
 
 class InputError(SteersmanError):
@@ -59,7 +59,7 @@ def explain(error: BaseException) -> tuple[str, str | None, str | None, int]:
         context = getattr(error, "ctx", None)
         path = context.command_path if context is not None else "steer"
         return error.format_message().rstrip("."), None, f"{path} --help", USAGE  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUnknownVariableType]
-    if isinstance(error, FileNotFoundError):
+    if isinstance(error, FileNotFoundError | FileExistsError):
         return str(error), None, None, USAGE
     if isinstance(error, OSError):
         return str(error), None, None, FAILED

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,13 +86,13 @@ class Run:
             self.err.print(text, style="dim", markup=False, soft_wrap=True)
 
     @contextmanager
-    def working(self, text: str) -> Generator[None]:
-        """Show on a terminal's stderr that something is going on."""
+    def working(self, text: str) -> Generator[Callable[[str], None]]:
+        """Show on a terminal's stderr that something is going on; call what it gives to say what comes next."""
         if self.quiet or not self.err.file.isatty():
-            yield
+            yield lambda text: None
             return
-        with self.err.status(text, spinner="dots"):
-            yield
+        with self.err.status(text, spinner="dots") as status:
+            yield status.update
 
     def emit(self, schema: str, document: Mapping[str, Any]) -> None:
         """Print the one JSON document of ``--json``."""

@@ -15,20 +15,12 @@ import torch
 from torch import Tensor
 
 from ..model.architecture import Architecture
+from ..model.own_mask import attention_mask
 
 #: Tokens of a packed row. Attention over it is computed in full, so longer rows save less than they share.
 PACK_TOKENS = 512
 #: Pack when at most this share of the tokens remains.
 WORTH = 0.8
-
-#: Families whose attention looks at more than a mask and position ids.
-_NOT_PACKABLE = {
-    "bloom": "its attention adds a bias by distance (ALiBi), counted along the row",
-    "gpt_neo": "its local attention counts distance along the row",
-    "qwen3_next": "its linear attention runs along the row",
-    "qwen3_5": "its linear attention runs along the row",
-    "qwen3_5_text": "its linear attention runs along the row",
-}
 
 
 @dataclass(frozen=True)
@@ -50,35 +42,11 @@ class Packed:
         """Keyword arguments for the decoder."""
         mask = torch.zeros(self.visible.shape, dtype=dtype, device=device)
         mask = mask.masked_fill(~self.visible.to(device), torch.finfo(dtype).min)[None, None]
-        kinds: Any = getattr(text_config(architecture), "layer_types", None)
         return {
             "input_ids": self.ids[None].to(device),
             "position_ids": self.positions[None].to(device),
-            "attention_mask": dict.fromkeys(kinds, mask) if kinds and len(set(kinds)) > 1 else mask,
+            "attention_mask": attention_mask(architecture, mask),
         }
-
-
-def text_config(architecture: Architecture) -> Any:
-    """The configuration of the text decoder."""
-    config: Any = architecture.hf.config
-    return config.get_text_config()
-
-
-def why_not(architecture: Architecture, longest: int) -> str | None:
-    """The reason why texts of up to ``longest`` tokens cannot be packed exactly on this model, or None."""
-    config = text_config(architecture)
-    reason = _NOT_PACKABLE.get(architecture.shape.model_type)
-    if reason is None and getattr(config, "alibi", False):
-        reason = _NOT_PACKABLE["bloom"]
-    if reason is not None or architecture.family == "unknown":
-        return reason or "its family is not known"
-    implementation = getattr(config, "_attn_implementation", None)
-    if implementation not in ("sdpa", "eager"):
-        return f"its attention runs as {implementation!r}, which takes no mask of its own"
-    window: int | None = getattr(config, "sliding_window", None)
-    if window and longest > window:
-        return f"texts of {longest} tokens reach beyond its sliding window of {window}"
-    return None
 
 
 def pack(rows: Sequence[Sequence[int]], limit: int = PACK_TOKENS) -> list[Packed]:

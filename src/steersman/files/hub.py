@@ -28,16 +28,38 @@ def push(
     Returns:
         The URL of the commit.
     """
+
+    def write(folder: str) -> None:
+        save(str(Path(folder) / filename))
+        (Path(folder) / "README.md").write_text(card, encoding="utf-8")
+
+    message = f"Upload {filename} with steersman"
+    return push_folder(
+        repo_id, write, message, private=private, token=token, commit_message=commit_message, revision=revision
+    )
+
+
+def push_folder(
+    repo_id: str,
+    write: Callable[[str], object],
+    message: str,
+    *,
+    private: bool | None = None,
+    token: str | None = None,
+    commit_message: str | None = None,
+    revision: str | None = None,
+) -> str:
+    """Create the repository if need be and upload what ``write(folder)`` writes; returns the URL of the commit."""
     from huggingface_hub import HfApi
 
     api = HfApi(token=token)
     repo = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
     with TemporaryDirectory() as folder:
-        save(str(Path(folder) / filename))
-        (Path(folder) / "README.md").write_text(card, encoding="utf-8")
-        message = commit_message or f"Upload {filename} with steersman"
+        write(folder)
         return str(
-            api.upload_folder(repo_id=repo, folder_path=folder, commit_message=message, revision=revision).commit_url
+            api.upload_folder(
+                repo_id=repo, folder_path=folder, commit_message=commit_message or message, revision=revision
+            ).commit_url
         )
 
 
@@ -62,11 +84,20 @@ def locate(
     return hf_hub_download(repo_or_path, filename, revision=revision, token=token, cache_dir=cache_dir)
 
 
-def card(title: str, base_model: str | None, facts: Sequence[tuple[str, object]], usage: str) -> str:
-    """A model card: front matter, what it is, how to use it."""
-    lines = ["---", "library_name: steersman", "tags: [steersman, activation-steering, steering-vector]"]
+def card(
+    title: str,
+    base_model: str | None,
+    facts: Sequence[tuple[str, object]],
+    usage: str,
+    *,
+    about: str | None = None,
+    library: str = "steersman",
+) -> str:
+    """A model card: front matter, what it is, how to use it with which library."""
+    kind = "steering-vector" if library == "steersman" else "edited-model"
+    lines = ["---", f"library_name: {library}", f"tags: [steersman, activation-steering, {kind}]"]
     lines += [f"base_model: {base_model}"] if base_model and _REPO.fullmatch(base_model) else []
-    lines += ["---", "", f"# {_inline(title)}", "", "| | |", "|---|---|"]
+    lines += ["---", "", f"# {_inline(title)}", "", *([about, ""] if about else []), "| | |", "|---|---|"]
     lines += [f"| {_inline(name)} | {_inline(value)} |" for name, value in facts if value is not None]
     return "\n".join([*lines, "", "```python", usage.strip(), "```", ""])
 

@@ -1,13 +1,53 @@
-"""A second module tree over the same parameters, for the ``hf`` of an edited model."""
+"""The edits of a model, and a second module tree over the same parameters for its ``hf``."""
 
 from __future__ import annotations
 
 import copy
 from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from ..errors import UnsupportedError
+from ..errors import InterventionError, UnsupportedError
+from ..plan import Plan
 from .architecture import Architecture
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What one call of :meth:`SteeringModel.edit` added.
+
+    Attributes:
+        plan: its interventions.
+        name: what it can be removed by, or None.
+    """
+
+    plan: Plan
+    name: str | None = None
+
+    def __repr__(self) -> str:
+        return f"Edit({self.plan!r}{f', name={self.name!r}' if self.name else ''})"
+
+
+def remaining(edits: Sequence[Edit], removed: Sequence[int | str | Edit], model: str) -> tuple[Edit, ...]:
+    """The edits without some of them, given by index, name, or themselves.
+
+    Raises:
+        InterventionError: there is no such edit, or nothing is named.
+    """
+    known = ", ".join(repr(edit.name) if edit.name else str(index) for index, edit in enumerate(edits)) or "none"
+    if not removed:
+        raise InterventionError(f"name the edits of {model} to leave out; it has {known}")
+    gone: set[int] = set()
+    for which in removed:
+        if isinstance(which, int) and not isinstance(which, bool):
+            found = [which % len(edits)] if -len(edits) <= which < len(edits) else []
+        else:
+            found = [index for index, edit in enumerate(edits) if which in (edit, edit.name) and which is not None]
+        if not found:
+            raise InterventionError(f"{model} has no edit {which!r}; it has {known}")
+        gone.update(found)
+    return tuple(edit for index, edit in enumerate(edits) if index not in gone)
 
 _HOOKS = (
     *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),

@@ -28,7 +28,7 @@ class Generation:
     temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None
-    seed: int | None = None
+    seed: int | Sequence[int] | None = None
     num_beams: int = 1
     num_return_sequences: int = 1
     stop: str | Sequence[str] | None = None
@@ -48,7 +48,16 @@ class Generation:
         for name, why in _INEXACT.items():
             if self.options.get(name) is not None and why:
                 raise UnsupportedError(f"{name} cannot be steered exactly: {why}")
+        if not isinstance(self.seed, int | None) and self.num_beams > 1:
+            raise PromptError("beams are drawn by one seed; give seed= one number")
         self.stops = [self.stop] if isinstance(self.stop, str) else list(self.stop or [])
+
+    @classmethod
+    def of(cls, settings: dict[str, Any]) -> Generation:
+        """From the keyword arguments of ``generate``; what is none of its own goes to transformers."""
+        names = set(cls.__dataclass_fields__) - {"options"}
+        own = {name: value for name, value in settings.items() if name in names}
+        return cls(**own, options={name: value for name, value in settings.items() if name not in names})
 
     @property
     def copies(self) -> int:

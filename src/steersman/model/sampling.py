@@ -78,8 +78,16 @@ def wanted(
     return temperature, top_k, top_p
 
 
-def row_seeds(seed: int | None, rows: int) -> tuple[int, ...]:
-    """A seed for each row; without a seed, from the global random state."""
+def row_seeds(seed: int | Sequence[int] | None, rows: int) -> tuple[int, ...]:
+    """A seed for each row: those given, or spread from one; without a seed, from the global random state.
+
+    Raises:
+        PromptError: another number of seeds than rows.
+    """
+    if not isinstance(seed, int | None):
+        if len(seed) != rows:
+            raise PromptError(f"{len(seed)} seeds for {rows} rows; give one for each, or one number for all")
+        return tuple(seed)
     start = int(torch.randint(0, 2**31, ()).item()) if seed is None else seed
     return tuple(start + row * 1_000_003 for row in range(rows))
 

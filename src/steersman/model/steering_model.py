@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
@@ -12,7 +13,8 @@ from torch import Tensor
 from ..errors import MismatchError, PromptError
 from ..plan import Plan, PlanLike
 from ..shape import ModelShape
-from .architecture import Architecture, find_architecture
+from .architecture import find_architecture
+from .editing import Edit, remaining, second_tree
 from .generation import Generation
 from .hooks import Applied, Context, Contexts, HeldTree, HookEngine, Row
 from .sampling import forked_random_state
@@ -35,6 +37,7 @@ class SteeringModel:
         shape: these and more, as plans are checked against.
         architecture: where its parts are.
         plan: the interventions that always act, of an edited model; empty otherwise.
+        edits: the same as what each :meth:`edit` added, in order.
 
     Args:
         hf_model: a causal language model of transformers: plain, dispatched, quantised or wrapped by PEFT.
@@ -52,10 +55,13 @@ class SteeringModel:
         self.tokenizer = tokenizer
         self.tokens = Tokens(tokenizer)
         self.plan = Plan()
+        self.edits: tuple[Edit, ...] = ()
+        self._base: SteeringModel | None = None
         self._hf: Any = hf_model
         self._engine = HookEngine(self.architecture, self.tokens.find_marker)
         self._contexts = Contexts()
         self._held: HeldTree | None = HeldTree(self._engine)
+        self._making_tree = threading.Lock()
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, **options: Any) -> SteeringModel:
@@ -113,18 +119,33 @@ class SteeringModel:
         """
         if not self.plan:
             return self._hf
-        if self._held is None:
-            from .editing import second_tree
-
-            engine = HookEngine(find_architecture(second_tree(self.architecture)), self.tokens.find_marker)
-            self._held = HeldTree(engine, self.plan)
-            self._hold()
+        with self._making_tree:
+            if self._held is None:
+                engine = HookEngine(find_architecture(second_tree(self.architecture)), self.tokens.find_marker)
+                held = HeldTree(engine, self.plan)
+                held.hold(self._contexts)
+                self._held = held
         return self._held.engine.architecture.hf
+
+    @property
+    def base(self) -> SteeringModel:
+        """The model that an edited one was made from, without any edit; an unedited model itself."""
+        return self if self._base is None else self._base
 
     @property
     def dtype(self) -> torch.dtype:
         """The precision of its activations."""
         return cast(torch.dtype, self._hf.dtype)
+
+    @property
+    def engine(self) -> HookEngine:
+        """The reference engine on this model, for those who call its blocks themselves."""
+        return self._engine
+
+    @property
+    def always(self) -> Plan:
+        """What acts on every call made now: its edits, then the contexts entered."""
+        return self.plan + self._contexts.plan
 
     def __repr__(self) -> str:
         edited = f", {len(self.plan)} edits" if self.plan else ""
@@ -156,11 +177,42 @@ class SteeringModel:
         """
         with torch.set_grad_enabled(grad):
             with torch.inference_mode(not grad):
-                rows, batch, plans = self._prepare(prompts, steer, continuation)
-                with self._engine.call(plans, rows) as run:
-                    run.program.check_length(rows, batch.lengths)
-                    found: Tensor = self._hf(**self._forward_arguments(batch), use_cache=False).logits
+                found = self._logits(*self._prepare(prompts, steer, continuation))
             return found if grad else found.clone()
+
+    def token_logits(
+        self,
+        prompts: Sequence[Sequence[int]],
+        continuations: Sequence[Sequence[int]] | None = None,
+        *,
+        steer: Steer = None,
+        keep: int | None = None,
+    ) -> Tensor:
+        """One forward pass over token ids, for those who score texts.
+
+        Args:
+            prompts: the token ids of each row, special tokens included.
+            continuations: token ids that follow each prompt and count as generated; some may be empty.
+            steer: a plan for all rows, or a list with one (or None) for each.
+            keep: how many of the last columns to compute logits for; all unless given.
+
+        Returns:
+            ``[batch, keep, vocab]``; rows are left-padded, so the last columns are the last tokens of each row.
+
+        Raises:
+            PromptError, MismatchError, NotAppliedError: before the forward pass.
+        """
+        with torch.inference_mode():
+            return self._logits(*self._prepare_tokens(prompts, steer, continuations), keep).clone()
+
+    def _logits(self, rows: list[Row], batch: Batch, plans: list[Plan], keep: int | None = None) -> Tensor:
+        arguments = self.forward_arguments(batch)
+        if keep is not None and self.architecture.keeps_logits:
+            arguments["logits_to_keep"] = keep
+        with self._engine.call(plans, rows) as run:
+            run.program.check_length(rows, batch.lengths)
+            found: Tensor = self._hf(**arguments, use_cache=False).logits
+        return found if keep is None else found[:, -keep:]
 
     def generate(self, prompts: Prompts, *, steer: Steer = None, **settings: Any) -> Any:
         """Generate text; greedy unless asked.
@@ -169,8 +221,8 @@ class SteeringModel:
             prompts: a string, a chat, or a list of either.
             steer: a plan for all prompts, or a list with one (or None) for each.
             settings: ``max_new_tokens`` (50); ``do_sample``, ``temperature``, ``top_k``, ``top_p`` (any of them turns
-                sampling on); ``seed``, which leaves the global random state alone, so that each row draws by its own;
-                ``num_beams``, ``num_return_sequences``; ``stop``, one or several texts to end before; anything else
+                sampling on); ``seed``, which leaves the global random state alone, so that each row draws by its own (a
+                list gives each its seed); ``num_beams``, ``num_return_sequences``; ``stop``, one or several texts to end before; anything else
                 goes to transformers' ``generate``, such as ``repetition_penalty`` or ``cache_implementation="static"``.
 
         Returns:
@@ -180,20 +232,44 @@ class SteeringModel:
         Raises:
             PromptError, MismatchError, NotAppliedError, UnsupportedError: before the first forward pass.
         """
-        own = _generation(settings)
+        own = Generation.of(settings)
         single = listed(prompts)[1]
         rows, batch, plans = self._prepare(prompts, steer, None, own)
         each = own.num_return_sequences
-        produced = self._run_generation(own, rows, batch, plans)
-        texts: list[str] = []
-        per_row = each if own.copies == 1 else 1
-        for number, ids in enumerate(produced.tolist()):
-            row = rows[number // per_row]
-            prompt = row.prompt or ()
-            new = own.until_end(ids[batch.input_ids.shape[1] :], self._hf.generation_config)
-            texts.append(own.cut(self.tokens.decode_after(prompt, new)))
+        texts = [
+            own.cut(self.tokens.decode_after(row.prompt or (), new))
+            for row, new in self._generated(own, rows, batch, plans)
+        ]
         grouped: list[Any] = texts if each == 1 else [texts[i : i + each] for i in range(0, len(texts), each)]
         return grouped[0] if single else grouped
+
+    def generate_tokens(
+        self, prompts: Sequence[Sequence[int]], *, steer: Steer = None, **settings: Any
+    ) -> list[list[int]]:
+        """Generate from token ids, for those who score texts: as :meth:`generate`, without its going to text and back.
+
+        Args:
+            prompts: the token ids of each row, special tokens included.
+            steer: a plan for all rows, or a list with one (or None) for each.
+            settings: as of :meth:`generate`.
+
+        Returns:
+            The new tokens of each row (``num_return_sequences`` rows for each prompt, in order), up to and including
+            the one that ended the text, if one did; a stop text is not cut off.
+
+        Raises:
+            PromptError, MismatchError, NotAppliedError, UnsupportedError: before the first forward pass.
+        """
+        own = Generation.of(settings)
+        return [new for _, new in self._generated(own, *self._prepare_tokens(prompts, steer, None, own))]
+
+    def _generated(
+        self, own: Generation, rows: list[Row], batch: Batch, plans: list[Plan]
+    ) -> Iterator[tuple[Row, list[int]]]:
+        """Each row, and the tokens it produced."""
+        per_row = own.num_return_sequences if own.copies == 1 else 1
+        for number, ids in enumerate(self._run_generation(own, rows, batch, plans).tolist()):
+            yield rows[number // per_row], own.until_end(ids[batch.input_ids.shape[1] :], self._hf.generation_config)
 
     def stream(self, prompt: Prompts, *, steer: Steer = None, **settings: Any) -> Iterator[str]:
         """Generate from one prompt, piece by piece as text is ready. Closing the iterator stops the generation.
@@ -202,7 +278,7 @@ class SteeringModel:
         """
         from .streaming import pieces
 
-        own = _generation(settings)
+        own = Generation.of(settings)
         rows, batch, plans = self._prepare(prompt, steer, None, own)
         if len(rows) != 1:
             raise PromptError(f"stream() takes one prompt and returns one text, got {len(rows)}")
@@ -229,9 +305,10 @@ class SteeringModel:
             produced = self._hf.generate(input_ids=here.input_ids, attention_mask=here.attention_mask, **arguments)
         return cast(Tensor, produced)
 
-    def _forward_arguments(self, batch: Batch) -> dict[str, Tensor]:
+    def forward_arguments(self, batch: Batch) -> dict[str, Any]:
+        """What the model, or its decoder, is called with for a batch; position ids always come from the mask."""
         here = batch.to(self.device)
-        arguments = {"input_ids": here.input_ids, "attention_mask": here.attention_mask}
+        arguments: dict[str, Any] = {"input_ids": here.input_ids, "attention_mask": here.attention_mask}
         if "position_ids" in self._engine.parameters:
             arguments["position_ids"] = here.position_ids
         return arguments
@@ -270,27 +347,47 @@ class SteeringModel:
         if self._held is not None:
             self._held.hold(self._contexts)
 
-    def edit(self, plan: PlanLike) -> SteeringModel:
+    def edit(self, plan: PlanLike, *, name: str | None = None) -> SteeringModel:
         """A new model that shares the weights and always applies ``plan``; this one is untouched.
 
-        Edits nest: ``model.edit(a).edit(b)`` applies a, then b.
+        Edits nest: ``model.edit(a).edit(b)`` applies a, then b. ``edited.edits`` lists them, ``edited.without(...)``
+        leaves some out, ``edited.base`` is the model without any. As many edited models as one likes may share one set
+        of weights and run side by side, each in a thread of its own.
+
+        Args:
+            plan: a plan, an intervention, or a list of these.
+            name: what to call the edit, so that it can be left out by name.
 
         Raises:
             MismatchError: when the plan does not fit this model.
         """
-        added = Plan.of(plan)
-        added.actions(self.shape)
+        return self._with_edits((*self.edits, Edit(Plan.of(plan), name)))
+
+    def without(self, *edits: int | str | Edit) -> SteeringModel:
+        """A new model without some of this one's edits, given by index, by name, or as listed in ``edits``.
+
+        Raises:
+            InterventionError: it has no such edit.
+        """
+        return self._with_edits(remaining(self.edits, edits, self.shape.name))
+
+    def _with_edits(self, edits: tuple[Edit, ...]) -> SteeringModel:
+        plan = sum((edit.plan for edit in edits), Plan())
+        plan.actions(self.shape)
         edited = object.__new__(SteeringModel)
         edited.__dict__ |= self.__dict__
-        edited.plan = self.plan + added
-        edited._contexts = Contexts()
-        edited._held = None
+        edited.plan, edited.edits, edited._base = plan, edits, self.base
+        if plan:
+            edited._contexts, edited._held, edited._making_tree = Contexts(), None, threading.Lock()
+        else:  # no tree of its own: its contexts are those of the base
+            edited._contexts, edited._held = self.base._contexts, self.base._held
         return edited
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model to a folder that :meth:`from_pretrained` loads.
 
-        An edited model is written as its base's id and its plan, not its weights; a plain one in full.
+        An edited model is written as its base's id and its plan, not its weights; a plain one in full. To write an
+        edited model as ordinary weights, see :func:`steersman.bake`.
 
         Raises:
             UnsupportedError: an edited model whose base was never loaded from, or saved to, anywhere.
@@ -298,6 +395,19 @@ class SteeringModel:
         from .loading import save
 
         save(self, str(folder))
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload what :meth:`save_pretrained` writes to the Hugging Face hub; returns the commit's URL.
+
+        Options: ``private``, ``token``, ``commit_message``, ``revision``. An edited model is a few kilobytes there, and
+        ``from_pretrained(repo_id)`` loads its base and edits it again.
+
+        Raises:
+            UnsupportedError: an edited model whose base is not on the hub, where others could find it.
+        """
+        from .loading import push
+
+        return push(self, repo_id, options)
 
     # -- preparing ----------------------------------------------------------------------------------------------
 
@@ -307,17 +417,26 @@ class SteeringModel:
         """Tokens, rows and plans of a call, all checked."""
         items, _ = listed(prompts)
         ids = [self.tokens.encode(item) for item in items]
-        plans, numbers = self._plans(steer, len(items))
+        return self._prepare_tokens(ids, steer, self._continuations(continuation, len(ids)), own)
+
+    def _prepare_tokens(
+        self,
+        prompts: Sequence[Sequence[int]],
+        steer: Steer,
+        continuations: Sequence[Sequence[int]] | None,
+        own: Generation | None = None,
+    ) -> tuple[list[Row], Batch, list[Plan]]:
+        if not prompts or not all(prompts):
+            raise PromptError("there must be at least one prompt, and at least one token in each")
+        plans, numbers = self._plans(steer, len(prompts))
         copies = own.copies if own else 1
         rows = [
             Row(len(row), tuple(row), self.tokens.find_marker, f"prompt {i}", numbers[i])
-            for i, row in enumerate(ids)
+            for i, row in enumerate(prompts)
             for _ in range(copies)
         ]
-        sequences = [
-            [*row, *extra] for row, extra in zip(ids, self._continuations(continuation, len(ids)), strict=True)
-        ]
-        sequences = [row for row in sequences for _ in range(copies)]
+        extra = continuations if continuations is not None else [()] * len(prompts)
+        sequences = [[*row, *more] for row, more in zip(prompts, extra, strict=True) for _ in range(copies)]
         self.check_length(sequences, own.max_new_tokens if own else 0)
         if own:
             own.check_config(self._hf.generation_config)
@@ -333,7 +452,7 @@ class SteeringModel:
 
     def check_length(self, sequences: Sequence[Sequence[int]], new_tokens: int = 0) -> None:
         """Raise PromptError if a sequence is longer than the model's table of positions (if it has one)."""
-        limit = _max_positions(self.architecture)
+        limit = self.architecture.max_positions
         for number, row in enumerate(sequences):
             if limit is not None and len(row) + new_tokens > limit:
                 what = f"{len(row)} tokens" + (f" and {new_tokens} new ones" if new_tokens else "")
@@ -341,7 +460,11 @@ class SteeringModel:
 
     def steered_by(self, steer: PlanLike) -> bool:
         """Whether anything would act on a call made now with this plan: an edit, a context, or the plan."""
-        return bool((self.plan + self._contexts.plan + Plan.of(steer)).actions(self.shape))
+        return bool(self.in_force(steer).actions(self.shape))
+
+    def in_force(self, steer: PlanLike = None) -> Plan:
+        """All that would act on a call made now with this plan: edits, then contexts, then the plan."""
+        return self.always + Plan.of(steer)
 
     @contextmanager
     def forward_only(
@@ -353,11 +476,11 @@ class SteeringModel:
 
         For readers of activations, who may also end the pass early; what it returns is nothing.
         """
-        plan = self.plan + self._contexts.plan + Plan.of(steer)
+        plan = self.in_force(steer)
         rows = [Row(len(ids), tuple(ids), self.tokens.find_marker, f"text {i}") for i, ids in enumerate(prompts)]
 
         def forward(batch: Batch | dict[str, Any]) -> None:
-            own = batch if isinstance(batch, dict) else self._forward_arguments(batch)
+            own = batch if isinstance(batch, dict) else self.forward_arguments(batch)
             self.architecture.decoder(**own, use_cache=False)
 
         with torch.inference_mode(), self._engine.call([plan], rows):
@@ -365,7 +488,7 @@ class SteeringModel:
 
     def _plans(self, steer: Steer, rows: int) -> tuple[list[Plan], list[int]]:
         """The distinct plans of a call, what always acts before each, and the number of the plan of each row."""
-        always = self.plan + self._contexts.plan
+        always = self.always
         if not isinstance(steer, list | tuple):
             return [always + cast(PlanLike, steer)], [0] * rows
         items = cast("Sequence[PlanLike]", steer)
@@ -380,17 +503,3 @@ class SteeringModel:
                 numbers[id(item)] = len(plans)
                 plans.append(always + item)
         return plans, [numbers[id(item)] for item in items]
-
-
-def _generation(settings: dict[str, Any]) -> Generation:
-    names = set(Generation.__dataclass_fields__) - {"options"}
-    own = {name: value for name, value in settings.items() if name in names}
-    return Generation(**own, options={name: value for name, value in settings.items() if name not in names})
-
-
-def _max_positions(architecture: Architecture) -> int | None:
-    """The longest sequence of a model whose positions are a table; None where they are computed."""
-    config: Any = architecture.hf.config
-    if architecture.position_embedding is None and config.model_type not in ("gptj", "codegen"):
-        return None
-    return getattr(config, "max_position_embeddings", None)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 from torch import nn
 
@@ -44,6 +45,19 @@ class Architecture:
     unembedding: nn.Module
     layout: Family
     taps: dict[Site, Tap] = field(repr=False)
+
+    @property
+    def max_positions(self) -> int | None:
+        """The longest sequence of a model whose positions are a table; None where they are computed."""
+        config: Any = self.hf.config
+        if self.position_embedding is None and config.model_type not in ("gptj", "codegen"):
+            return None
+        return getattr(config, "max_position_embeddings", None)
+
+    @property
+    def keeps_logits(self) -> bool:
+        """Whether the model can leave out the logits of earlier tokens (PEFT's wrapper passes the wish on)."""
+        return "logits_to_keep" in inspect.signature(self.hf.forward).parameters or hasattr(self.hf, "peft_config")
 
     def tap(self, component: str, layer: int) -> Tap:
         """Where a site lives; :class:`SiteUnavailableError` with the reason if the model has no such site."""

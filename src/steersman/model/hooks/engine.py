@@ -169,7 +169,7 @@ class Run:
             if step is None:
                 return None
             for when in conditions if not self.program.clean_first else ():
-                self._decide(when, found, step.rows, step.chunks)
+                self.program.decide(when, found, step.rows, step.chunks)
             site = self.program.sites.get(place)
             return None if site is None else site.act(found, step, scale)
 
@@ -189,6 +189,8 @@ class Run:
         return local.call is self if isinstance(self.boundary, KnownBoundary) else local.call is None
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
+        if getattr(self._steps, "by_hand", False):
+            return
         self._steps.step = None
         # Without keyword arguments, another thread is just registering or removing this hook, which is none of ours.
         if kwargs is None or not self._steers_this_thread():
@@ -215,6 +217,20 @@ class Run:
         for applied in self._applied:
             applied.note(step, inputs.cache is not None)
 
+    @contextmanager
+    def by_hand(self, rows: list[Row], chunks: list[Chunk], columns: int, device: torch.device) -> Generator[Step]:
+        """Take what this thread runs inside for one pass over these tokens, whatever shape the model sees them in.
+
+        For callers that run the blocks without the decoder, or lay several rows out in one line. Conditions have to be
+        decided already, in the ``gates`` of the rows.
+        """
+        before, self._steps.step = self.step, Step(rows, chunks, columns, device, self._reuse)
+        self._steps.by_hand = True
+        try:
+            yield self._steps.step
+        finally:
+            self._steps.step, self._steps.by_hand = before, False
+
     @property
     def _reuse(self) -> Reuse:
         """The index tensors this thread used last."""
@@ -223,6 +239,8 @@ class Run:
         return self._steps.reuse
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        if getattr(self._steps, "by_hand", False):
+            return
         step, self._steps.step = self.step, None
         if step is None:
             return
@@ -265,24 +283,9 @@ class Run:
 
         def act(found: Tensor) -> None:
             if threading.get_ident() == me:
-                self._decide(when, found, rows, chunks)
+                self.program.decide(when, found, rows, chunks)
 
         return act
-
-    def _decide(self, when: When, hidden: Tensor, rows: list[Row], chunks: list[Chunk]) -> None:
-        """Decide a condition for the rows that it concerns and whose last prompt token is here."""
-        concerned = self.program.conditions[when]
-        asked: list[tuple[int, int]] = []
-        for number, (row, chunk) in enumerate(zip(rows, chunks, strict=True)):
-            last = row.prompt_length - 1
-            if row.plan in concerned and when not in row.gates and chunk.start <= last < chunk.stop:
-                asked.append((number, chunk.columns[last - chunk.start]))
-        if not asked:
-            return
-        numbers, columns = zip(*asked, strict=True)
-        holds: list[bool] = when.holds(hidden.detach()[list(numbers), list(columns)]).tolist()
-        for number, held in zip(numbers, holds, strict=True):
-            rows[number].gates[when] = held
 
 
 def _cache_of(output: Any) -> Any:

@@ -13,7 +13,7 @@ from ...operations import Action
 from ...operations.maps import AffineMap, Calling, Drawing, Map, Setting, moved
 from ...positions import select
 from ...sites import FORWARD_ORDER
-from .rows import Row
+from .rows import Chunk, Row
 from .step import Rule, Signature, Step, Touched
 
 Place = tuple[str, int]
@@ -150,6 +150,24 @@ class Program:
             for actions in self.plans
             for action in actions
         )
+
+    def decide(self, when: When, hidden: Tensor, rows: list[Row], chunks: list[Chunk]) -> None:
+        """Decide a condition for the rows that it concerns and whose last prompt token is in this pass.
+
+        ``hidden`` is ``[rows, columns, d_model]`` at the layer that the condition reads.
+        """
+        concerned = self.conditions[when]
+        asked: list[tuple[int, int]] = []
+        for number, (row, chunk) in enumerate(zip(rows, chunks, strict=True)):
+            last = row.prompt_length - 1
+            if row.plan in concerned and when not in row.gates and chunk.start <= last < chunk.stop:
+                asked.append((number, chunk.columns[last - chunk.start]))
+        if not asked:
+            return
+        numbers, columns = zip(*asked, strict=True)
+        holds: list[bool] = when.holds(hidden.detach()[list(numbers), list(columns)]).tolist()
+        for number, held in zip(numbers, holds, strict=True):
+            rows[number].gates[when] = held
 
     def check(self, rows: Iterable[Row]) -> None:
         """Resolve every selector on every row.

@@ -1,0 +1,13 @@
+"""What steering does, and what it breaks: targets, metrics, controls, statistics."""
+
+from .divergence import Divergence, divergence
+from .evaluate import evaluate
+from .metrics.capability import Fact
+from .result import Evaluation
+from .samples import Sampling
+from .targets import ActivationTarget, Classifier, Judge, RegexRate, Target, contrast, multiple_choice
+
+__all__ = [
+    "ActivationTarget", "Classifier", "Divergence", "Evaluation", "Fact", "Judge", "RegexRate", "Sampling", "Target",
+    "contrast", "divergence", "evaluate", "multiple_choice",
+]  # fmt: skip

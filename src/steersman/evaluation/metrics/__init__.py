@@ -1,0 +1,1 @@
+"""What is measured about a steered model, one idea a file."""

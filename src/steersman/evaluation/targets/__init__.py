@@ -1,0 +1,13 @@
+"""What can be measured about a model: continuations, multiple choice, generated text, activations."""
+
+from .activation import ActivationTarget
+from .base import LogitTarget, Measurement, Target
+from .contrast import Contrast, contrast
+from .generated import Classifier, RegexRate, TextTarget
+from .judge import Judge
+from .multiple_choice import MultipleChoice, multiple_choice
+
+__all__ = [
+    "ActivationTarget", "Classifier", "Contrast", "Judge", "LogitTarget", "Measurement", "MultipleChoice", "RegexRate",
+    "Target", "TextTarget", "contrast", "multiple_choice",
+]  # fmt: skip

@@ -1,0 +1,105 @@
+"""Traces, edits, scans and sessions of :class:`~steersman.nnsight.LanguageModel`."""
+
+from __future__ import annotations
+
+import ast
+from types import CodeType
+from typing import Any
+
+from nnsight.intervention.editing import EditingTracer
+from nnsight.intervention.tracer import InterleavingTracer, ScanningTracer
+from nnsight.tracing.tracer import Tracer, skip_context, skippable
+
+from .envoys import Handoff
+from .steps import EveryStep, Steps, clock_of
+from .unsaved import known_names, leave_notes
+from .values import Place, served
+
+
+class Trace(InterleavingTracer):
+    """A trace. ``with tracer.all():`` acts at every step, and the statements after it are run too."""
+
+    @property
+    def iter(self) -> Steps:
+        """Some forward passes: ``tracer.iter[:3]``, ``tracer.iter[2]``."""
+        return Steps(self)
+
+    def all(self) -> Steps:
+        """Every forward pass, as a block or as a loop."""
+        return Steps(self)
+
+    @Handoff
+    def result(self, value: Any) -> Any:
+        """What the traced call returned: for ``generate`` the token ids."""
+        return served(value, Place("result", "the call", ""))
+
+    def execute(self, code: CodeType) -> None:
+        """Run the block, and leave a note for each name that it did not bring out."""
+        assert self.info is not None
+        frame = self.info.frame
+        known = known_names(frame)
+        interleaver: Any = self.envoy.interleaver
+        interleaver.collecting = True
+        try:
+            InterleavingTracer.execute(self, code)
+        finally:
+            interleaver.collecting = False
+        if self.node is not None:
+            leave_notes(frame, self.node, known)
+
+
+class Scan(Trace, ScanningTracer):
+    """A trace of shapes alone."""
+
+    def execute(self, code: CodeType) -> None:
+        """Run the block on tensors that have shapes and no values."""
+        ScanningTracer.execute(self, code)
+
+
+class Session(Tracer):
+    """Several traces that share values."""
+
+    def execute(self, code: CodeType) -> None:
+        """Run the block, and leave a note for each name that it did not bring out."""
+        assert self.info is not None
+        frame = self.info.frame
+        known = known_names(frame)
+        Tracer.execute(self, code)
+        if self.node is not None:
+            leave_notes(frame, self.node, known)
+
+
+class Edit(EditingTracer):
+    """Stores a block and replays it in every later trace, at every forward pass.
+
+    ``as edited`` gives the edited model, ``as (tracer, edited)`` both, and with ``inplace=True`` there is the tracer
+    only.
+    """
+
+    @property
+    def iter(self) -> Steps:
+        """Some forward passes."""
+        return Steps(self)
+
+    def all(self) -> Steps:
+        """Every forward pass."""
+        return Steps(self)
+
+    def __enter__(self) -> Any:
+        # the frame is looked for at this depth: nothing may be called in between
+        self.capture()
+        assert self.node is not None
+        if skippable(self.node):
+            skip_context(self)
+        if self.inplace:
+            return self
+        pair = any(isinstance(item.optional_vars, (ast.Tuple, ast.List)) for item in self.node.items)
+        return (self, self.envoy) if pair else self.envoy
+
+    def execute(self, code: CodeType) -> None:
+        """Store the block instead of running it."""
+        assert self.info is not None
+        frame = self.info.frame
+        worker = EveryStep(code, frame.f_globals, dict(frame.f_locals), copy=True, node=self.node)
+        worker.clock = clock_of(self.envoy)
+        self.envoy._edits.append(worker)
