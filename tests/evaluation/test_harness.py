@@ -101,7 +101,9 @@ def tasks(tmp_path: Path, *names: str) -> list[dict[str, Any]]:
 
 
 def run(model: Any, tmp_path: Path, *names: str, **options: Any) -> dict[str, dict[str, float]]:
-    found = lm_eval.simple_evaluate(model=model, tasks=tasks(tmp_path, *names), bootstrap_iters=0, verbosity="ERROR", **options)
+    found = lm_eval.simple_evaluate(
+        model=model, tasks=tasks(tmp_path, *names), bootstrap_iters=0, verbosity="ERROR", **options
+    )
     return found["results"]
 
 

@@ -123,12 +123,20 @@ def test_the_numbers_are_those_of_the_documents() -> None:
     source = report.render(sweep(), evaluation())
     svgs = [ElementTree.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", source, re.DOTALL)]
     assert [svg.get("data-chart") for svg in svgs] == ["heatmap", "heatmap", "dose-response", "dose-response"]
-    cells = {(c.get("data-row"), c.get("data-column")): float(c.get("data-value") or 0) for c in svgs[0].iter() if c.get("data-row")}
+    cells = {
+        (c.get("data-row"), c.get("data-column")): float(c.get("data-value") or 0)
+        for c in svgs[0].iter()
+        if c.get("data-row")
+    }
     assert cells["7", "1"] == 7.0
     assert cells["3", "−1"] == -3.0
     chosen = [c for c in svgs[0].iter() if c.get("data-chosen") == "true"]
     assert [(c.get("data-row"), c.get("data-column")) for c in chosen] == [("7", "1")]
-    dots = [(float(c.get("data-x") or 0), float(c.get("data-y") or 0)) for c in svgs[2].iter() if c.get("data-series") == "effect" and c.tag.endswith("circle")]
+    dots = [
+        (float(c.get("data-x") or 0), float(c.get("data-y") or 0))
+        for c in svgs[2].iter()
+        if c.get("data-series") == "effect" and c.tag.endswith("circle")
+    ]
     assert dots == [(-1, -2), (0, 0), (1, 2)]
     text = " ".join(Page(source).words)
     for words in ("2 [1.5, 2.5]", "p = 0.0099", "not met", "there is no x here", "minus the plan", "happy at strength 1.5, layer 8",
@@ -166,7 +174,10 @@ def test_what_was_not_measured_is_not_drawn() -> None:
     unsure = evaluation()
     for effect in unsure["rows"][1]["details"]["effects"]:
         effect["low"] = None
-    assert "95% interval" not in " ".join(Page(report.render(evaluation=unsure)).words).split("multiple of")[0].split("The plan")[-1]
+    assert (
+        "95% interval"
+        not in " ".join(Page(report.render(evaluation=unsure)).words).split("multiple of")[0].split("The plan")[-1]
+    )
 
 
 def test_it_is_written_whole_and_only_what_it_is_for_is_taken(tmp_path) -> None:

@@ -10,7 +10,12 @@ from . import html
 from .words import Document, between, number, p
 
 #: Rows that are shown large, with what they are called there.
-_LARGE = {"effect": "effect", "kl": "KL on neutral text", "nll": "surprise of the text", "accuracy": "facts still known"}
+_LARGE = {
+    "effect": "effect",
+    "kl": "KL on neutral text",
+    "nll": "surprise of the text",
+    "accuracy": "facts still known",
+}
 
 
 def _rows(document: Document) -> dict[str, Mapping[str, Any]]:

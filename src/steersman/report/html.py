@@ -102,7 +102,9 @@ def table(
     def kind(number: int) -> str:
         return "text" if number in words else "num"
 
-    head = "".join(f'<th scope="col"{_class("text" if i in words else "")}>{text(c)}</th>' for i, c in enumerate(columns))
+    head = "".join(
+        f'<th scope="col"{_class("text" if i in words else "")}>{text(c)}</th>' for i, c in enumerate(columns)
+    )
     body = "".join(
         f'<tr><th scope="row">{text(name)}<small>{text(note)}</small></th>'
         + "".join(f'<td class="{kind(i)}">{text(cell)}</td>' for i, cell in enumerate(cells, 1))
@@ -117,7 +119,9 @@ def table(
 
 def facts(entries: Iterable[tuple[str, object]]) -> str:
     """Names and values, absent ones left out."""
-    items = "".join(f"<dt>{text(name)}</dt><dd>{text(value)}</dd>" for name, value in entries if value not in (None, ""))
+    items = "".join(
+        f"<dt>{text(name)}</dt><dd>{text(value)}</dd>" for name, value in entries if value not in (None, "")
+    )
     return f"<dl>{items}</dl>" if items else ""
 
 

@@ -23,7 +23,9 @@ def sweep_tiles(document: Document) -> list[tuple[str, str, str]]:
         (number(best["effect"]), "effect", f"{unit}{_ranked(best)}"),
     ]
     if best.get("kl") is not None:
-        found.append((number(best["kl"]), "KL on neutral text", f"nats per token; budget {number(document.get('max_kl'))}"))
+        found.append(
+            (number(best["kl"]), "KL on neutral text", f"nats per token; budget {number(document.get('max_kl'))}")
+        )
     return found
 
 
