@@ -59,7 +59,7 @@ def test_unsteered_texts_in_windows_are_too(embedded, theirs) -> None:
 def test_unsteered_generations_are_too(embedded, theirs, batch) -> None:
     requests = asked(
         "generate_until", ("The capital of France is", {"until": ["."], "max_gen_toks": 8}),
-        ("The day was", {"until": ["\n"], "max_gen_toks": 12}), ("I think the movie was", {"until": ["."], "max_gen_toks": 8}),
+        ("The day was", {"until": ["\n"], "max_gen_toks": 12}), ("I think the movie was", {"until": ["."], "max_gen_toks": 8}),  # noqa: E501
         (LONG, {"until": ["zzz"], "max_gen_toks": 5}),
     )  # fmt: skip
     mine = SteeredLM(embedded, batch_size=batch).generate_until(requests)

@@ -49,9 +49,9 @@ def maps(document: Document) -> list[str]:
         budget = document.get("max_kl")
         figures.append(
             html.figure(
-                heatmap(_cells(rows, layers, strengths, "kl"), layers, [number(s) for s in strengths], kind="sequential",
+                heatmap(_cells(rows, layers, strengths, "kl"), layers, [number(s) for s in strengths], kind="sequential",  # noqa: E501
                         chosen=chosen, title="Cost", value_label="KL (nats per token)"),
-                "What it changes on neutral text" + (f"; the budget is {number(budget)}." if budget is not None else "."),
+                "What it changes on neutral text" + (f"; the budget is {number(budget)}." if budget is not None else "."),  # noqa: E501
             )
         )  # fmt: skip
     said = ""

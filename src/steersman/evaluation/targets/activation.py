@@ -1,7 +1,7 @@
 """A target read off activations: what a probe says, or how far they project on a direction.
 
-It shows whether the model *represents* more of something, not whether it says so. Steering at a layer moves what a probe
-reads there by construction; read at a later layer, or trust the text.
+It shows whether the model *represents* more of something, not whether it says so. Steering at a layer moves what a
+probe reads there by construction; read at a later layer, or trust the text.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ class Contrast(LogitTarget):
         groups = prompt_sources(sources, len(given))
         positive, negative = self.tokens(model)
         return [
-            Item(tuple(model.tokens.encode(prefaced(prompt, preface, model.tokens))), positive, negative, number, source,
+            Item(tuple(model.tokens.encode(prefaced(prompt, preface, model.tokens))), positive, negative, number, source,  # noqa: E501
                  text_of(prompt))
             for number, (prompt, source) in enumerate(zip(given, groups, strict=True))
         ]  # fmt: skip
