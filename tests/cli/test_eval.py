@@ -10,7 +10,9 @@ import pytest
 @pytest.fixture
 def prompts(tmp_path):
     path = tmp_path / "prompts.txt"
-    path.write_text("\n".join(f"the {noun} is" for noun in ("tea", "sea", "sun", "dog", "cat", "bed", "hat", "pie", "bus")))
+    path.write_text(
+        "\n".join(f"the {noun} is" for noun in ("tea", "sea", "sun", "dog", "cat", "bed", "hat", "pie", "bus"))
+    )
     return path
 
 
@@ -32,7 +34,15 @@ def small(model, vectors, prompts, neutral):
 def test_a_table_with_controls_and_a_verdict(steer, small) -> None:
     found = steer(*small)
     assert found.code == 0
-    for words in ("effect", "steered", "difference [95%]", "control", "KL on neutral text", "random directions", "affected tokens"):
+    for words in (
+        "effect",
+        "steered",
+        "difference [95%]",
+        "control",
+        "KL on neutral text",
+        "random directions",
+        "affected tokens",
+    ):
         assert words in found.out, words
 
 
@@ -69,7 +79,11 @@ def test_another_model_is_compared_with(steer, model, neutral) -> None:
 
 def test_questions_are_asked(steer, model, vectors, neutral, tmp_path) -> None:
     path = tmp_path / "q.jsonl"
-    row = {"question": "Which?\n(A) bad\n(B) good", "answer_matching_behavior": " (B)", "answer_not_matching_behavior": " (A)"}
+    row = {
+        "question": "Which?\n(A) bad\n(B) good",
+        "answer_matching_behavior": " (B)",
+        "answer_not_matching_behavior": " (A)",
+    }
     path.write_text("\n".join([json.dumps(row)] * 8))
     arguments = ["-v", "glad@1", "--vectors", vectors, "--choices", path, "--neutral", neutral, "--random", 2]
     found = steer("eval", model, *arguments, "--no-facts", "--no-texts", "--json")

@@ -13,8 +13,8 @@ import steersman as sm
 from steersman import demo
 from steersman.errors import DataError, MismatchError
 from steersman.evaluation import Evaluation
-from steersman.evaluation.gates import Gate
 from steersman.evaluation.arms import Arm, Comparison, Settings
+from steersman.evaluation.gates import Gate
 from steersman.evaluation.metrics.base import Control, Row
 from steersman.evaluation.metrics.effect import Effect
 from steersman.evaluation.neutral import default_texts
@@ -99,7 +99,15 @@ def test_everything_goes_into_json_and_a_frame(tmp_path) -> None:
 
 def test_the_same_seed_gives_the_same_figures_and_leaves_the_world_alone(embedded, mood, happy) -> None:
     state = torch.random.get_rng_state()
-    options = {"target": mood, "prompts": PROMPTS[:8], "neutral": FEW, "random": 4, "texts": 8, "max_new_tokens": 5, "facts": False}
+    options = {
+        "target": mood,
+        "prompts": PROMPTS[:8],
+        "neutral": FEW,
+        "random": 4,
+        "texts": 8,
+        "max_new_tokens": 5,
+        "facts": False,
+    }
     one, two = (sm.evaluate(embedded, sm.Add(happy, layers=8), seed=3, **options) for _ in range(2))
     assert one.as_json() == two.as_json()
     assert torch.equal(state, torch.random.get_rng_state())

@@ -1,8 +1,8 @@
 """How far a plan moves the model where it should not: KL on neutral text.
 
-``K(s) = mean_t KL(p_0(. | x_<=t) || p_s(. | x_<=t))`` over the affected tokens t of neutral text, in nats per token: what
-the unsteered model would have said, lost in the steered one. All tokens count, teacher-forced: the KL of the first token
-alone, which some tools report, misses how a change builds up.
+``K(s) = mean_t KL(p_0(. | x_<=t) || p_s(. | x_<=t))`` over the affected tokens t of neutral text, in nats per token:
+what the unsteered model would have said, lost in the steered one. All tokens count, teacher-forced: the KL of the first
+token alone, which some tools report, misses how a change builds up.
 """
 
 from __future__ import annotations

@@ -24,7 +24,8 @@ def read_evaluation(given: Any) -> Document:
 
 
 def read_sweep(given: Any, max_kl: float) -> Document:
-    """A sweep with the choice made in it: ``rows``, ``best`` (or None), ``max_kl``, ``target``, ``model``, ``settings``.
+    """A sweep with the choice made in it: ``rows``, ``best`` (or None), ``max_kl``, ``target``, ``model``,
+    ``settings``.
 
     Args:
         given: a sweep, the document it is saved as, or that which ``steer sweep --json`` prints.

@@ -59,5 +59,7 @@ def _intervention(item: Mapping[str, Any]) -> str:
     layers: Any = item.get("layers")
     verb = "" if item["operation"] == "add" else f"{item['operation']} "
     amount = "on a schedule" if isinstance(strength, list) else f"at strength {strength:g}"
-    where = "" if layers is None else f", layer {layers if not isinstance(layers, list) else ', '.join(map(str, layers))}"
+    where = (
+        "" if layers is None else f", layer {layers if not isinstance(layers, list) else ', '.join(map(str, layers))}"
+    )
     return f"{verb}{name} {amount}{where}"
