@@ -80,11 +80,12 @@ bench-peers: $(READY) ## extraction against other libraries, each in an environm
 figures: $(READY) ## draw the figures of the pages anew
 	$(BIN)/python -m tools.figures
 
-model: $(READY) ## retrain the embedded model into candidates/ (about 17 minutes of CPU time)
-	$(BIN)/python -m tools.model.train --seed 0 --out candidates/demo
+SEED ?= 0
+model: $(READY) ## train the embedded model's recipe into candidates/ (about 20 minutes of CPU time; SEED=1 for another seed)
+	$(BIN)/python -m tools.model.train --seed $(SEED) --out candidates/seed$(SEED)
 
-model-card: $(READY) ## measure every ability of the embedded model, with controls
-	$(BIN)/python -m tools.model.card
+model-card: $(READY) ## measure every ability of the embedded model, with controls; trained seeds in candidates/ beside it
+	$(BIN)/python -m tools.model.card --folders src/steersman/demo/model $(wildcard candidates/seed*)
 
 clean: ## remove the environment and caches
 	rm -rf .venv .venv-vllm .pytest_cache .ruff_cache .hypothesis .import_linter_cache

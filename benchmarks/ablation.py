@@ -90,9 +90,12 @@ def main() -> None:
         "model.logits(prompts, steer=Zero(...))": steered,
     }
     for name, rival in rivals.items():
-        print(
-            f"  {name:40s} {compare(lambda r=rival: r(model, prompts), lambda: study(model, prompts), runs if rival is by_hand else max(3, runs // 4))}"
+        ratio = compare(
+            lambda r=rival: r(model, prompts),
+            lambda: study(model, prompts),
+            runs if rival is by_hand else max(3, runs // 4),
         )
+        print(f"  {name:40s} {ratio}")
     ratio = compare(
         lambda: by_hand(model, prompts, slice(-1, None)), lambda: study(model, prompts, "last"), max(3, runs // 4)
     )

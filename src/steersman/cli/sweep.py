@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .arguments import layers_of
 from .console import figures, show
-from .extract import _layers  # pyright: ignore[reportPrivateUsage]
 from .failures import InputError
 from .inputs import read_lines
 from .session import Run
@@ -66,7 +66,7 @@ def sweep(
     texts = read_lines(prompts)
     kept = None if neutral is None else read_lines(neutral)
     run.inputs += [prompts, *([neutral] if neutral else [])]
-    doses, chosen = _numbers(strengths), layers if layers == "auto" else _layers(layers)
+    doses, chosen = _numbers(strengths), layers if layers == "auto" else layers_of(layers)
     if run.dry_run:
         _plan(run, model, texts, doses, chosen, random, output)
         return

@@ -49,6 +49,7 @@ def remaining(edits: Sequence[Edit], removed: Sequence[int | str | Edit], model:
         gone.update(found)
     return tuple(edit for index, edit in enumerate(edits) if index not in gone)
 
+
 _HOOKS = (
     *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
     *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_backward_hooks", "_backward_pre_hooks"),

@@ -33,10 +33,7 @@ UNTRIED = (
 
 #: Families whose vLLM modules bear the names that transformers gives them, verified against the hook engine. The
 #: others are steered between their blocks only.
-VERIFIED = (
-    *("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "gpt2", "phi3", "olmo2", "granite"),
-    *("starcoder2", "qwen3_moe", "mixtral"),
-)
+VERIFIED = ("llama", "gpt2")
 
 
 def place_of(component: str, layer: int) -> tuple[Place, int]:

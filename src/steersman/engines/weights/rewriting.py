@@ -193,4 +193,3 @@ class _Rewriter:
         self.result.settings = dict(found.settings)
         for name, shape in found.added.items():
             self.result.changes.setdefault(name, Change("bias")).fill = shape
-
