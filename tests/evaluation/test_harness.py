@@ -16,6 +16,7 @@ import yaml
 from lm_eval.api.instance import Instance
 from lm_eval.api.registry import get_model
 from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
 from tests.evaluation.by_hand import adding, log_probability, logits
 
 import steersman as sm
@@ -59,7 +60,8 @@ def test_unsteered_texts_in_windows_are_too(embedded, theirs) -> None:
 def test_unsteered_generations_are_too(embedded, theirs, batch) -> None:
     requests = asked(
         "generate_until", ("The capital of France is", {"until": ["."], "max_gen_toks": 8}),
-        ("The day was", {"until": ["\n"], "max_gen_toks": 12}), ("I think the movie was", {"until": ["."], "max_gen_toks": 8}),  # noqa: E501
+        ("The day was", {"until": ["\n"], "max_gen_toks": 12}),
+        ("I think the movie was", {"until": ["."], "max_gen_toks": 8}),
         (LONG, {"until": ["zzz"], "max_gen_toks": 5}),
     )  # fmt: skip
     mine = SteeredLM(embedded, batch_size=batch).generate_until(requests)
@@ -101,8 +103,9 @@ def tasks(tmp_path: Path, *names: str) -> list[dict[str, Any]]:
 
 
 def run(model: Any, tmp_path: Path, *names: str, **options: Any) -> dict[str, dict[str, float]]:
+    manager = TaskManager(include_defaults=False)  # the harness' own tasks are thousands of files to look through
     found = lm_eval.simple_evaluate(
-        model=model, tasks=tasks(tmp_path, *names), bootstrap_iters=0, verbosity="ERROR", **options
+        model=model, tasks=tasks(tmp_path, *names), task_manager=manager, bootstrap_iters=0, **options
     )
     return found["results"]
 
@@ -117,8 +120,7 @@ def test_tasks_run_steered_and_unsteered(embedded, happy, theirs, tmp_path) -> N
     up = run(SteeredLM(embedded, sm.Add(happy, 2.0, layers=8)), tmp_path, *names)
     down = run(SteeredLM(embedded, sm.Add(happy, -2.0, layers=8)), tmp_path, "words")
     assert up["words_choice"]["acc,none"] == 1
-    assert down["words_choice"]["acc,none"] <= 0.5
-    assert up["mood_generate"]["exact_match,none"] != base["mood_generate"]["exact_match,none"] or up != base
+    assert down["words_choice"]["acc,none"] == 0
     assert up["text_rolling"]["bits_per_byte,none"] != base["text_rolling"]["bits_per_byte,none"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -21,15 +22,22 @@ def estimate(value: float) -> dict[str, Any]:
 
 
 def evaluation(**more: Any) -> dict[str, Any]:
+    control = {"kind": "random directions", "value": 0.4, "n": 100, "p_value": 0.0099}
+    curve = {
+        "factors": [-1, 0, 1], "effects": [estimate(-2), estimate(0), estimate(2)],
+        "random": [[-0.4, 0.4], [0, 0], [-0.4, 0.4]], "kl": [0.09, 0.0, 0.08],
+    }  # fmt: skip
+
+    def row(name: str, title: str, value: float, **more: Any) -> dict[str, Any]:
+        found = {"name": name, "title": title, "unit": "nats", "value": value, "difference": estimate(value)}
+        return found | {"verdict": "higher"} | more
+
     rows = [
-        {"name": "effect", "title": "effect", "unit": "nats", "base": 0.1, "steered": 2.1, "difference": estimate(2.0),
-         "value": 2.0, "verdict": "higher", "control": {"kind": "random directions", "value": 0.4, "n": 100, "p_value": 0.0099}},  # noqa: E501
-        {"name": "slope", "title": "slope", "unit": "nats", "difference": estimate(2.0), "value": 2.0, "verdict": "higher",  # noqa: E501
-         "details": {"factors": [-1, 0, 1], "effects": [estimate(-2), estimate(0), estimate(2)],
-                     "random": [[-0.4, 0.4], [0, 0], [-0.4, 0.4]], "kl": [0.09, 0.0, 0.08]}},
-        {"name": "anti_steerable", "title": "other way", "unit": "share", "difference": estimate(0.25), "value": 0.25, "verdict": "some"},  # noqa: E501
-        {"name": "kl", "title": "KL on neutral text", "unit": "nats", "difference": estimate(0.08), "value": 0.08, "verdict": "within"},  # noqa: E501
-    ]  # fmt: skip
+        row("effect", "effect", 2.0, base=0.1, steered=2.1, control=control),
+        row("slope", "slope", 2.0, details=curve),
+        row("anti_steerable", "other way", 0.25),
+        row("kl", "KL on neutral text", 0.08),
+    ]
     return {
         "schema": "steersman.evaluation/1", "model": {"name": "demo", "fingerprint": "abc"}, "other": None,
         "plan": {"digest": "d" * 64, "labels": ["Add(happy)"],
@@ -61,7 +69,7 @@ def sweep(rows: list[dict[str, Any]] | None = None, **facts: Any) -> dict[str, A
 class Page(HTMLParser):
     """What a browser would see: tags, their attributes, and the text between."""
 
-    VOID = frozenset({"meta", "br", "link", "img", "input", "hr"})
+    VOID = ("meta", "br", "link", "img", "input", "hr")
 
     def __init__(self, source: str) -> None:
         super().__init__()
@@ -139,9 +147,12 @@ def test_the_numbers_are_those_of_the_documents() -> None:
     ]
     assert dots == [(-1, -2), (0, 0), (1, 2)]
     text = " ".join(Page(source).words)
-    for words in ("2 [1.5, 2.5]", "p = 0.0099", "not met", "there is no x here", "minus the plan", "happy at strength 1.5, layer 8",  # noqa: E501
-                  "d" * 64, "torch 2.13", "no prompts", "25%", "kept from the choice: 7.1 [1, 9]", "few items",
-                  "'Be glad.') instead: 0.3 [0.1, 0.5]"):  # fmt: skip
+    shown = (
+        "2 [1.5, 2.5]", "p = 0.0099", "not met", "there is no x here", "minus the plan", "d" * 64, "torch 2.13", "25%",
+        "happy at strength 1.5, layer 8", "no prompts", "kept from the choice: 7.1 [1, 9]", "few items",
+        "'Be glad.') instead: 0.3 [0.1, 0.5]",
+    )  # fmt: skip
+    for words in shown:
         assert words in text, words
 
 
@@ -174,15 +185,14 @@ def test_what_was_not_measured_is_not_drawn() -> None:
     unsure = evaluation()
     for effect in unsure["rows"][1]["details"]["effects"]:
         effect["low"] = None
-    assert (
-        "95% interval"
-        not in " ".join(Page(report.render(evaluation=unsure)).words).split("multiple of")[0].split("The plan")[-1]
-    )
+    (chart,) = re.findall(r"<svg.*?</svg>", report.render(evaluation=unsure), re.DOTALL)
+    assert "95% interval" not in chart
+    assert "95% of random directions" in chart
 
 
 def test_it_is_written_whole_and_only_what_it_is_for_is_taken(tmp_path) -> None:
     path = report.write(tmp_path / "r.html", evaluation=evaluation())
-    assert path.read_text(encoding="utf-8") == report.render(evaluation=evaluation())
+    assert Path(path).read_text(encoding="utf-8") == report.render(evaluation=evaluation())
     assert [p.name for p in tmp_path.iterdir()] == ["r.html"]
     for wrong in ({}, {"sweep": evaluation()}, {"evaluation": {"schema": "x"}}, {"evaluation": 3},
                   {"sweep": {"format": "steersman.sweep", "rows": [{}], "facts": {}}}, {"sweep": 3}):  # fmt: skip

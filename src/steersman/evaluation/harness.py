@@ -8,8 +8,7 @@
 Importing this module registers the class as ``steersman``, so that its arguments may be a string,
 ``lm_eval.simple_evaluate(model="steersman", model_args="pretrained=gpt2,plan=plan.safetensors")``. From a shell:
 
-    python -m steersman.evaluation.harness --model steersman --model_args pretrained=gpt2,plan=plan.safetensors \
-        --tasks ...
+    python -m steersman.evaluation.harness --model steersman --model_args pretrained=gpt2,plan=plan.safetensors ...
 
 Unsteered it gives what the harness' own Hugging Face model gives. Steered, the context of a request is the prompt and
 its continuation counts as generated. Needs the extra ``eval``.

@@ -306,8 +306,7 @@ def spearman(strengths: Sequence[float] | Array, values: Sequence[float] | Array
 
 
 def spearman_brown(half: float, factor: float = 2.0) -> float:
-    """The reliability of a measurement ``factor`` times as long: ``k r / (1 + (k - 1) r)`` (Spearman 1910, Brown
-    1910)."""
+    """The reliability of something ``factor`` times as long: ``k r / (1 + (k - 1) r)`` (Spearman, Brown, both 1910)."""
     return factor * half / (1 + (factor - 1) * half)
 
 

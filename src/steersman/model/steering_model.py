@@ -223,8 +223,8 @@ class SteeringModel:
             settings: ``max_new_tokens`` (50); ``do_sample``, ``temperature``, ``top_k``, ``top_p`` (any of them turns
                 sampling on); ``seed``, which leaves the global random state alone, so that each row draws by its own (a
                 list gives each its seed); ``num_beams``, ``num_return_sequences``; ``stop``, one or several texts to
-                end before; anything else
-                goes to transformers' ``generate``, such as ``repetition_penalty`` or ``cache_implementation="static"``.
+                end before; anything else goes to transformers' ``generate``, such as ``repetition_penalty`` or
+                ``cache_implementation="static"``.
 
         Returns:
             The continuation only: a string, or a list for a list of prompts; with ``num_return_sequences`` above 1 a

@@ -82,8 +82,9 @@ def change_table(document: Document) -> list[str]:
     ]  # fmt: skip
     columns = ("metric", "base", "steered", "difference [95%]", "control", "verdict")
     explained = (
-        "Control: of the effect, what 95% of random directions of the same length stay below, either way, and the rank of "  # noqa: E501
-        "the effect among them; of KL and accuracy, their median; of generated texts, the difference another seed makes."  # noqa: E501
+        "Control: of the effect, what 95% of random directions of the same length stay below, either way, and the rank "
+        "of the effect among them; of KL and accuracy, their median; of generated texts, the difference another seed "
+        "makes."
     )
     left = "; ".join(f"{name}: {why}" for name, why in (document.get("left_out") or {}).items())
     return [

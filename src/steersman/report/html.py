@@ -46,9 +46,8 @@ dd{margin:0;overflow-wrap:anywhere}
 a{color:var(--accent)}a:focus-visible,pre:focus-visible,.scroll:focus-visible{outline:2px solid var(--accent);
 outline-offset:2px}
 .skip{position:absolute;left:-9999px}.skip:focus{left:16px;top:8px;background:var(--raised);padding:6px 12px}
-@media (max-width:600px){main{padding:20px 14px 48px}h1{font-size:1.4rem}
-dl{grid-template-columns:1fr}dd{margin:0 0 8px}}
-@media print{figure,.tiles li,pre{break-inside:avoid}}
+@media (max-width:600px){main{padding:20px 14px 48px}h1{font-size:1.4rem}dl{grid-template-columns:1fr}dd{margin:0 0
+8px}} @media print{figure,.tiles li,pre{break-inside:avoid}}
 """
 
 
@@ -113,8 +112,8 @@ def table(
         for name, note, cells in rows
     )
     return (
-        f'<div class="scroll" role="region" aria-label="{text(label)}" tabindex="0"><table><thead><tr>{head}</tr></thead>\n'  # noqa: E501
-        f"<tbody>{body}</tbody></table></div>"
+        f'<div class="scroll" role="region" aria-label="{text(label)}" tabindex="0"><table>'
+        f"<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>"
     )
 
 

@@ -87,8 +87,8 @@ def _introduction(either: Document) -> str:
     else:
         return "No target was given: side effects alone were measured."
     return (
-        f"Measured is {measured}. Intervals are 95%, bootstrapped over where items come from; an effect counts only beside "  # noqa: E501
-        "that of random directions of the same length."
+        f"Measured is {measured}. Intervals are 95%, bootstrapped over where items come from; an effect counts only "
+        "beside that of random directions of the same length."
     )
 
 

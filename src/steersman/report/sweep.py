@@ -38,22 +38,19 @@ def maps(document: Document) -> list[str]:
     if best and best["layer"] in layers and best["strength"] in strengths:
         chosen = (layers.index(best["layer"]), strengths.index(best["strength"]))
     unit = (document.get("target") or {}).get("unit", "nats")
+    across = [number(strength) for strength in strengths]
+    effects = heatmap(
+        _cells(rows, layers, strengths, "effect"), layers, across, chosen=chosen, title="Effect",
+        value_label=f"effect ({unit})",
+    )  # fmt: skip
+    costs = heatmap(
+        _cells(rows, layers, strengths, "kl"), layers, across, kind="sequential", chosen=chosen, title="Cost",
+        value_label="KL (nats per token)",
+    )  # fmt: skip
     figures = [
-        html.figure(
-            heatmap(_cells(rows, layers, strengths, "effect"), layers, [number(s) for s in strengths], chosen=chosen,
-                    title="Effect", value_label=f"effect ({unit})"),
-            "The change of the target at each setting; the chosen one is outlined.",
-        )
-    ]  # fmt: skip
-    if any(row.get("kl") is not None for row in rows):
-        budget = document.get("max_kl")
-        figures.append(
-            html.figure(
-                heatmap(_cells(rows, layers, strengths, "kl"), layers, [number(s) for s in strengths], kind="sequential",  # noqa: E501
-                        chosen=chosen, title="Cost", value_label="KL (nats per token)"),
-                "What it changes on neutral text" + (f"; the budget is {number(budget)}." if budget is not None else "."),  # noqa: E501
-            )
-        )  # fmt: skip
+        html.figure(effects, "The change of the target at each setting; the chosen one is outlined."),
+        html.figure(costs, f"What it changes on neutral text; the budget is {number(document['max_kl'])}."),
+    ]
     said = ""
     if best:
         said = (

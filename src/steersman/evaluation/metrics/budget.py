@@ -85,9 +85,10 @@ class AtBudget(Metric):
         fisher = 2 * kl(small) / small**2
         efficiency = mean((sides[2] - sides[1]) / (2 * small) / np.sqrt(fisher), before.sources, seed=seed)
         unit = comparison.target.unit
+        spending = {"factor": factor, "kl": spent, "budget": budget}
         return [
-            Row(self.name, f"effect at KL {budget:g}", unit, float(before.values.mean()), float(sides[0].mean()), effect,  # noqa: E501
-                better="higher", verdict=change(effect), details={"factor": factor, "kl": spent, "budget": budget}),
+            Row(self.name, f"effect at KL {budget:g}", unit, float(before.values.mean()), float(sides[0].mean()),
+                effect, better="higher", verdict=change(effect), details=spending),
             Row("efficiency", "slope / root of Fisher information", f"{unit} per root nat", difference=efficiency,
                 better="higher", verdict=change(efficiency), details={"fisher": fisher, "measured_at": small}),
         ]  # fmt: skip

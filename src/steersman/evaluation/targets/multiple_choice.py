@@ -43,8 +43,7 @@ class Question:
     source: str
 
     def reversed(self) -> Question | None:
-        """The same question with its choices in reverse order, answers relettered; None if it has no lettered
-        choices."""
+        """The same question, its choices in reverse order and answers relettered; None without lettered choices."""
         found = list(_CHOICE.finditer(self.text))
         letters = [choice["letter"] for choice in found]
         answers = [*self.matching, *self.other]
@@ -103,7 +102,7 @@ class MultipleChoice(LogitTarget):
         found: list[Item] = []
         for number, (question, source) in enumerate(zip(self.questions, names, strict=True)):
             forms = [form for form in (question, question.reversed()) if form is not None]
-            found.extend(self._item(model, form, number, source, preface) for form in forms)
+            found += [self._item(model, form, number, source, preface) for form in forms]
         return found
 
     def _item(self, model: SteeringModel, question: Question, unit: int, source: str, preface: str | None) -> Item:
