@@ -43,7 +43,7 @@ def remaining(edits: Sequence[Edit], removed: Sequence[int | str | Edit], model:
         if isinstance(which, int) and not isinstance(which, bool):
             found = [which % len(edits)] if -len(edits) <= which < len(edits) else []
         else:
-            found = [index for index, edit in enumerate(edits) if which in (edit, edit.name) and which is not None]
+            found = [index for index, edit in enumerate(edits) if which in (edit, edit.name) and which is not None]  # pyright: ignore[reportUnnecessaryComparison]
         if not found:
             raise InterventionError(f"{model} has no edit {which!r}; it has {known}")
         gone.update(found)

@@ -299,7 +299,7 @@ class SteeringModel:
         beams = bool(own.sampled) and own.num_beams > 1
         with (
             torch.inference_mode(),
-            forked_random_state(own.seed if beams else None),
+            forked_random_state(own.seed if beams else None),  # pyright: ignore[reportArgumentType]
             self._engine.call(plans, rows) as run,
         ):
             run.program.check_generation(rows, own.max_new_tokens)

@@ -75,7 +75,7 @@ def _register() -> None:
 
     global _LIBRARY
     if _LIBRARY is None:
-        _LIBRARY = Library("steersman", "FRAGMENT")
+        _LIBRARY = Library("steersman", "FRAGMENT")  # pyright: ignore[reportConstantRedefinition]
         register_op(direct_register_custom_op, _LIBRARY)
 
 
@@ -95,7 +95,7 @@ def check_worker(worker: Any) -> None:
         return
     tokens = min(_CHECK_TOKENS, steering.tables.capacity.tokens, len(steering.spots))
     outputs: list[Any] = []
-    handle = runner.get_model().register_forward_hook(lambda module, args, output: outputs.append(output))
+    handle = runner.get_model().register_forward_hook(lambda module, args, output: outputs.append(output))  # pyright: ignore[reportUnknownLambdaType]
 
     def run() -> Tensor:
         outputs.clear()

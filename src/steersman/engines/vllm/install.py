@@ -49,7 +49,7 @@ def blocks_of(model: nn.Module, n_layers: int) -> list[nn.Module]:
     Raises:
         ArchitectureError: there is no such list, or more than one.
     """
-    root: Any = model.get_language_model() if hasattr(model, "get_language_model") else model
+    root: Any = model.get_language_model() if hasattr(model, "get_language_model") else model  # pyright: ignore[reportCallIssue]
     found = {
         name: module
         for name, module in root.named_modules()
@@ -60,7 +60,7 @@ def blocks_of(model: nn.Module, n_layers: int) -> list[nn.Module]:
             f"{type(model).__name__} has {len(found)} lists of {n_layers} decoder blocks "
             f"({', '.join(found) or 'none'}); exactly one is needed to know where to steer"
         )
-    return list(cast(nn.ModuleList, next(iter(found.values()))))
+    return list(cast(nn.ModuleList, next(iter(found.values()))))  # pyright: ignore[reportUnnecessaryCast]
 
 
 def is_own(block: nn.Module) -> bool:

@@ -27,7 +27,7 @@ def register() -> None:
     Raises:
         UnsupportedError: this vLLM is not one that is supported, or not as it was when this was written.
     """
-    import vllm
+    import vllm  # pyright: ignore[reportMissingImports]
 
     if switched_off() or getattr(vllm, ATTRIBUTE, False):
         return
@@ -73,7 +73,7 @@ def _around_inputs(original: Callable[..., Any]) -> Callable[..., Any]:
         except SteersmanError as error:
             raise VLLMValidationError(str(error), parameter=KEY) from error
         others = {key: value for key, value in extra.items() if key != KEY and not key.startswith(f"{KEY}_")}
-        sampling.extra_args = (others | {KEY: resolved.plain()}) if resolved else (others or None)
+        sampling.extra_args = (others | {KEY: resolved.plain()}) if resolved else (others or None)  # pyright: ignore[reportOptionalMemberAccess]
         return request
 
     return process_inputs
@@ -89,7 +89,7 @@ def _resolve(processor: Any, request: Any, extra: dict[str, Any]) -> Resolved | 
     ids = request.prompt_token_ids
     length = len(ids) if ids is not None else len(request.prompt_embeds)
     known = ids is not None and processor.tokenizer is not None
-    marker_end = functools.partial(Tokens(processor.tokenizer).find_marker, ids) if known else None
+    marker_end = functools.partial(Tokens(processor.tokenizer).find_marker, ids) if known else None  # pyright: ignore[reportArgumentType]
     front = getattr(processor, ATTRIBUTE)
     return front.resolve(extra, length, request.sampling_params.max_tokens, ids, marker_end)
 

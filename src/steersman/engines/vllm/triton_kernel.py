@@ -15,11 +15,11 @@ from torch import Tensor
 from .tables import FLOATS, INTS
 
 
-@triton.jit
+@triton.jit  # pyright: ignore[reportUntypedFunctionDecorator]
 def _kernel(  # pyright: ignore
     hidden: Any, residual: Any, bank: Any, entries: Any, factors: Any, tokens: Any,
     hidden_stride: Any, residual_stride: Any, entries_stride: Any, factors_stride: Any,
-    width: tl.constexpr, block: tl.constexpr, has_residual: tl.constexpr, ints: tl.constexpr, floats: tl.constexpr,
+    width: tl.constexpr, block: tl.constexpr, has_residual: tl.constexpr, ints: tl.constexpr, floats: tl.constexpr,  # pyright: ignore[reportUnknownParameterType]
 ):  # fmt: skip
     token = tl.program_id(0).to(tl.int64)
     slot = tl.load(tokens + token).to(tl.int64)
@@ -61,7 +61,7 @@ def launch(
     width = hidden.shape[-1]
     block: int = triton.next_power_of_2(width)
     beside = hidden if residual is None else residual
-    _kernel[(min(hidden.shape[0], tokens.shape[0]),)](
+    _kernel[(min(hidden.shape[0], tokens.shape[0]),)](  # pyright: ignore[reportIndexIssue]
         hidden, beside, bank, entries, factors, tokens,
         hidden.stride(0), beside.stride(0), entries.stride(0), factors.stride(0),
         width=width, block=block, has_residual=residual is not None, ints=INTS, floats=FLOATS,

@@ -107,6 +107,6 @@ def _watching(seen: Seen) -> Generator[None]:
             mlp = own.mlp(layer)
             experts = cast("nn.Module | None", getattr(mlp, "experts", None))
             if experts is not None:
-                handle = experts.register_forward_pre_hook(lambda _, args, mlp=mlp: weighed(mlp, args))
+                handle = experts.register_forward_pre_hook(lambda _, args, mlp=mlp: weighed(mlp, args))  # pyright: ignore[reportArgumentType]
                 hooks.callback(handle.remove)
         yield
