@@ -28,7 +28,7 @@ def test_it_chooses_shows_and_saves(steer, model, vectors, prompts, tmp_path) ->
     assert found.code == 0, found.err
     assert "chosen" in found.out
     assert "asking in words instead" in found.out
-    names = {"rows.jsonl", "sweep.json", "heatmap.svg", "dose.svg", "plan.safetensors", "run.json"}
+    names = {"rows.jsonl", "sweep.json", "report.html", "heatmap.svg", "dose.svg", "plan.safetensors", "run.json"}
     assert {file.name for file in out.iterdir()} == names
     saved = Sweep.load(out / "sweep.json")
     best = saved.best(100)
