@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .arguments import layers_of
 from .console import figures, show
-from .extract import _layers, _lines  # pyright: ignore[reportPrivateUsage]
 from .failures import InputError
+from .inputs import read_lines
 from .session import Run
 
 if TYPE_CHECKING:
@@ -62,10 +63,10 @@ def sweep(
         raise InputError("no target given", fix="--positive TEXT and --negative TEXT, such as ' great' and ' awful'")
     if prompts is None:
         raise InputError("no prompts given", fix="--prompts FILE, one prompt a line")
-    texts = _lines(prompts)
-    kept = None if neutral is None else _lines(neutral)
+    texts = read_lines(prompts)
+    kept = None if neutral is None else read_lines(neutral)
     run.inputs += [prompts, *([neutral] if neutral else [])]
-    doses, chosen = _numbers(strengths), layers if layers == "auto" else _layers(layers)
+    doses, chosen = _numbers(strengths), layers if layers == "auto" else layers_of(layers)
     if run.dry_run:
         _plan(run, model, texts, doses, chosen, random, output)
         return
