@@ -16,7 +16,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 import steersman as sm
 from benchmarks.timing import compare, machine
 
-PROMPTS, PROMPT_TOKENS, WIDTH, LAYERS, HEADS, VOCABULARY = 16, 32, 256, 12, 8, 2048
+PROMPTS, PROMPT_TOKENS, WIDTH, LAYERS, HEADS, VOCABULARY = 8, 32, 256, 12, 8, 2048
 TARGET, FOIL = 400, 401
 
 
@@ -24,12 +24,13 @@ def build() -> sm.SteeringModel:
     """A random GPT-2: 12 blocks, width 256, 8 heads."""
     torch.manual_seed(0)
     config = GPT2Config(
-        vocab_size=VOCABULARY, n_embd=WIDTH, n_layer=LAYERS, n_head=HEADS, n_positions=256, bos_token_id=0, eos_token_id=1
+        vocab_size=VOCABULARY, n_embd=WIDTH, n_layer=LAYERS, n_head=HEADS, n_positions=256, bos_token_id=0,
+        eos_token_id=1,
     )  # fmt: skip
     return sm.SteeringModel(GPT2LMHeadModel(config).eval(), tiny_tokenizer())
 
 
-def by_hand(model: sm.SteeringModel, prompts: list[str]) -> Tensor:
+def by_hand(model: sm.SteeringModel, prompts: list[str], tokens: slice = slice(None)) -> Tensor:
     """The oracle in plain PyTorch: a hook and a whole forward pass per head, logits at the last token only."""
     ids = torch.tensor([model.tokens.encode(prompt) for prompt in prompts])
     found: list[Tensor] = []
@@ -39,7 +40,7 @@ def by_hand(model: sm.SteeringModel, prompts: list[str]) -> Tensor:
 
             def zero(module: object, args: tuple[Tensor, ...], columns: slice = columns) -> tuple[Tensor]:
                 z = args[0].clone()
-                z[..., columns] = 0
+                z[:, tokens, columns] = 0
                 return (z,)
 
             hook = model.hf.transformer.h[layer].attn.c_proj.register_forward_pre_hook(zero)
@@ -60,11 +61,11 @@ def steered(model: sm.SteeringModel, prompts: list[str]) -> Tensor:
     return torch.stack(found)
 
 
-def study(model: sm.SteeringModel, prompts: list[str]) -> Tensor:
+def study(model: sm.SteeringModel, prompts: list[str], positions: str = "all") -> Tensor:
     """As many padded tokens in each forward pass as there are one by one."""
     found = sm.ablation_study(
         model, prompts, sites=sm.heads("all"), mode="zero", metric=sm.logit_difference(TARGET, FOIL),
-        token_budget=PROMPTS * PROMPT_TOKENS,
+        token_budget=PROMPTS * PROMPT_TOKENS, positions=positions,
     )  # fmt: skip
     return torch.tensor(found.values)
 
@@ -81,13 +82,24 @@ def main() -> None:
     print(f"{machine()}; GPT-2, {LAYERS} blocks, width {WIDTH}, {HEADS} heads, vocabulary {VOCABULARY}")
     print(f"{PROMPTS} prompts of {PROMPT_TOKENS} tokens, nothing shared but the first token, scored at the last token")
     print(f"zero ablation of all {LAYERS * HEADS} heads; greatest difference of the metric {off:.1g}")
+    last = (study(model, prompts, "last") - by_hand(model, prompts, slice(-1, None))).abs().max().item()
+    print(f"at the last token only: greatest difference {last:.1g}")
     print("one by one over study: median [95% interval] of paired runs")
     rivals: dict[str, Callable[[sm.SteeringModel, list[str]], Tensor]] = {
         "plain hooks, logits at the last token": by_hand,
         "model.logits(prompts, steer=Zero(...))": steered,
     }
     for name, rival in rivals.items():
-        print(f"  {name:40s} {compare(lambda r=rival: r(model, prompts), lambda: study(model, prompts), runs)}")
+        ratio = compare(
+            lambda r=rival: r(model, prompts),
+            lambda: study(model, prompts),
+            runs if rival is by_hand else max(3, runs // 4),
+        )
+        print(f"  {name:40s} {ratio}")
+    ratio = compare(
+        lambda: by_hand(model, prompts, slice(-1, None)), lambda: study(model, prompts, "last"), max(3, runs // 4)
+    )
+    print(f"  {'plain hooks, heads ablated at the last':40s} {ratio}")
 
 
 if __name__ == "__main__":

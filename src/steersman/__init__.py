@@ -51,6 +51,7 @@ _PUBLIC = {
     "LinearProbe": "probe",
     "after": "positions",
     "demo_model": "demo",
+    **dict.fromkeys(["calibrate", "sweep"], "sweeping"),
     "Eraser": "eraser",
     "LayerValues": "values",
     "Plan": "plan",
@@ -95,6 +96,7 @@ if TYPE_CHECKING:
         patching_study,
         probability,
     )
+    from .sweeping import calibrate, sweep
     from .values import LayerValues
     from .vector import SteeringVector
 
@@ -102,10 +104,11 @@ __all__ = [
     "Ablate", "AblationStudy", "Activations", "Add", "Affine", "Clamp", "ContrastPairs", "Custom", "Erase",
     "Eraser", "EraserFitter", "LayerValues", "LinearProbe", "Mean", "PatchingStudy", "Plan", "Replace",
     "Resample", "Rotate", "SteeringModel", "SteeringVector", "When", "Zero", "ablation_study", "act_add",
-    "activations", "after", "attention", "bake", "block", "capture", "contrast", "cosine_matrix", "demo_model",
-    "evaluate", "extract", "fit_eraser", "geometry", "heads", "kl_divergence", "lens", "log_probability",
-    "logit_difference", "mean_activations", "mlp", "multiple_choice", "neurons", "next_token_loss", "norms",
-    "patching_study", "probability", "projections", "sae_direction", "schedule", "show_read", "site",
+    "activations", "after", "attention", "bake", "block", "calibrate", "capture", "contrast", "cosine_matrix",
+    "demo_model", "evaluate", "extract", "fit_eraser", "geometry", "heads", "kl_divergence", "lens",
+    "log_probability", "logit_difference", "mean_activations", "mlp", "multiple_choice", "neurons",
+    "next_token_loss", "norms", "patching_study", "probability", "projections", "sae_direction", "schedule",
+    "show_read", "site", "sweep",
 ]  # fmt: skip
 
 

@@ -18,6 +18,7 @@ __all__ = [
     "NotAppliedError",
     "NotSavedError",
     "PromptError",
+    "ResourceError",
     "SiteUnavailableError",
     "SpecError",
     "SteersmanError",
@@ -69,6 +70,10 @@ class PromptError(SteersmanError, ValueError):
 
 class DataError(SteersmanError, ValueError):
     """Contrast pairs or other data that cannot be used: empty, not text, missing columns."""
+
+
+class ResourceError(SteersmanError, RuntimeError):
+    """Memory, or workers, that do not suffice for the smallest piece of the work."""
 
 
 class JudgeError(SteersmanError, RuntimeError):

@@ -47,7 +47,9 @@ def test_an_adapter_a_plan_prompts_and_json(steer, model, vectors, tmp_path) -> 
     plan, prompts = tmp_path / "plan.safetensors", tmp_path / "prompts.txt"
     sm.Plan([sm.Ablate(torch.ones(32))]).save(plan)
     prompts.write_text("the great sea\n\nthe awful sea\n")
-    document = steer("edit", model, "--plan", plan, "--adapter", "--prompts", prompts, "-o", tmp_path / "a", "--json").json
+    document = steer(
+        "edit", model, "--plan", plan, "--adapter", "--prompts", prompts, "-o", tmp_path / "a", "--json"
+    ).json
     assert document["schema"] == "steersman.edit/1"
     assert document["kind"] == "adapter"
     assert document["verification"]["prompts"] == 2

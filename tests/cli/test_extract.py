@@ -14,7 +14,7 @@ def test_it_prints_layers_with_controls_and_saves(steer, model, pairs, tmp_path)
     assert found.code == 0, found.err
     lines = found.out.splitlines()
     assert lines[0].startswith("glad  mean_difference at resid_post, read last, 12 positive")
-    assert lines[2].split() == ["layer", "accuracy", "95%", "shuffled", "AUROC", "gap", "gap/norm"]
+    assert lines[2].split() == ["layer", "accuracy", "95%", "shuffled", "AUROC", "gap", "gap/norm", "agree"]
     assert [line.split()[0] for line in lines[3:6]] == ["0", "1", "2"]
     assert sum("chosen" in line for line in lines[3:6]) == 1
     assert "n = 24" in found.out
@@ -119,3 +119,38 @@ def test_an_interrupted_save_leaves_nothing_behind(steer, model, pairs, tmp_path
     assert found.code == 1
     assert "no space left" in found.err
     assert {path.name for path in tmp_path.iterdir()} == {pairs.name}
+
+
+def test_a_command_that_was_interrupted_goes_on(steer, model, pairs, tmp_path, monkeypatch) -> None:
+    from steersman.extraction import passes
+
+    monkeypatch.setattr(passes, "WORTH", 0.0)  # no packing: several passes
+    target, run, ran = tmp_path / "v.safetensors", passes.Reader.run, []
+
+    def breaking(self, one):
+        ran.append(one.size)
+        if len(ran) == 3:
+            raise KeyboardInterrupt
+        return run(self, one)
+
+    monkeypatch.setattr(passes.Reader, "run", breaking)
+    command = ("extract", model, "--pairs", pairs, "--token-budget", 40, "-o", target)
+    broken = steer(*command)
+    assert broken.code == 130
+    assert "takes it up again" in broken.err
+    assert not target.exists()
+    assert (tmp_path / "v.partial.safetensors").is_file()
+    again = steer(*command)
+    assert again.code == 0, again.err
+    assert "going on from" in again.err
+    assert sorted(path.name for path in tmp_path.glob("v*")) == ["v.safetensors"]
+    monkeypatch.setattr(passes.Reader, "run", run)
+    steer("extract", model, "--pairs", pairs, "--token-budget", 40, "-o", tmp_path / "w.safetensors")
+    whole = sm.SteeringVector.load(tmp_path / "w.safetensors")
+    assert sm.SteeringVector.load(target)[1].sub(whole[1]).norm() < 1e-5 * whole[1].norm()
+
+
+def test_workers_without_a_cluster_are_refused(steer, model, pairs) -> None:
+    found = steer("extract", model, "--pairs", pairs, "--workers", 2)
+    assert found.code == 2
+    assert "--ray" in found.err

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +13,8 @@ import torch
 import steersman as sm
 from steersman import demo
 from steersman.demo.tour import CAPITALS, COOKBOOK, PROMPTS, STRENGTHS, Effect, Mean, mean
+
+README = Path(__file__).parents[2] / "README.md"
 
 
 class TestFigures:
@@ -128,6 +132,27 @@ def test_the_demo_prints_every_number_with_its_control(model, found, capsys, mon
         assert word in text
     assert cli.run(["demo", "--json"]) == 0
     assert '"schema": "steersman.demo/1"' in capsys.readouterr().out
+
+
+def test_the_readme_shows_what_the_demo_prints(model, found, capsys, monkeypatch) -> None:
+    """Word for word, and number for number but for the last digit; ``UPDATE_EXAMPLES=1`` writes it anew."""
+    import steersman.demo.tour as module
+    from steersman import cli
+
+    monkeypatch.setattr(module, "tour", lambda *_, **__: found)
+    assert cli.run(["demo", "--quiet"]) == 0
+    printed, text = capsys.readouterr().out.rstrip(), README.read_text(encoding="utf-8")
+    before, shown, after = re.split("(?<=<!-- demo: begin -->\n```text\n)|(?=\n```\n<!-- demo: end -->)", text)
+    if os.environ.get("UPDATE_EXAMPLES"):
+        README.write_text(before + printed + after, encoding="utf-8")
+        return
+    ours, theirs = (re.findall(r"[+-]?\d*\.\d+|[^\W_]+", page) for page in (printed, shown))
+    assert len(ours) == len(theirs) > 300
+    for mine, stated in zip(ours, theirs, strict=True):
+        if "." in mine and "." in stated:
+            assert float(mine) == pytest.approx(float(stated), abs=0.021)
+        else:
+            assert mine == stated
 
 
 def test_the_picture_and_the_document_are_saved_with_their_record(model, found, capsys, monkeypatch, tmp_path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import linecache
 import os
 import re
 from collections.abc import Iterator
@@ -30,10 +31,13 @@ def test_the_page_says_what_happens(page: Path, tmp_path: Path, monkeypatch: pyt
     names: dict[str, object] = {"__name__": "example"}
     text, update = page.read_text(encoding="utf-8"), bool(os.environ.get("UPDATE_EXAMPLES"))
     replaced = text
-    for block in blocks(page):
+    for number, block in enumerate(blocks(page)):
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
-            exec(compile(block["code"], f"{page.name}", "exec"), names)
+            source = f"{page.name}:{number}"
+            lines = block["code"].splitlines(keepends=True)
+            linecache.cache[source] = (len(block["code"]), None, lines, source)  # traces read their own source
+            exec(compile(block["code"], source, "exec"), names)
         shown = block["shown"]
         if shown is None:
             assert not printed.getvalue().strip(), f"{page.name} prints without showing it:\n{printed.getvalue()}"

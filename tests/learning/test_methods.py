@@ -48,7 +48,11 @@ def cos(a: Tensor, b: Tensor) -> float:
 
 def stored(name: str, positive: Tensor, negative: Tensor) -> Tensor:
     direction = METHODS[name].compute(positive, negative)
-    return at_one_gap(direction, positive, negative, 0)[0] if METHODS[name].scale == ONE_GAP else direction.float()
+    return (
+        at_one_gap(direction, positive.mean(0), negative.mean(0), 0)[0]
+        if METHODS[name].scale == ONE_GAP
+        else direction.float()
+    )
 
 
 # -- what holds for all of them ---------------------------------------------------------------------------------

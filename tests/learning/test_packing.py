@@ -10,7 +10,8 @@ import torch
 from tests.models import FAMILIES, tiny, tiny_tokenizer
 
 import steersman as sm
-from steersman.extraction.packing import pack, packed_tokens, why_not
+from steersman.extraction.packing import pack, packed_tokens
+from steersman.model.own_mask import why_not
 
 TEXTS = [f"it is {end}" for end in ("a", "ab", "b", "cd", "c", "", "a", "xyz")]
 
@@ -52,7 +53,7 @@ def test_every_family_that_can_be_packed_gives_the_same(family: str, monkeypatch
     handle.remove()
     longest = max(len(model.tokens.encode(text)) for text in TEXTS)
     assert batches == [1 if why_not(model.architecture, longest) is None else len(TEXTS)]
-    monkeypatch.setattr(import_module("steersman.extraction.activations"), "WORTH", 0.0)
+    monkeypatch.setattr(import_module("steersman.extraction.passes"), "WORTH", 0.0)
     plain = sm.activations(model, TEXTS, read="mean", token_budget=1)
     for layer in plain:
         torch.testing.assert_close(packed[layer], plain[layer], rtol=1e-4, atol=1e-4)

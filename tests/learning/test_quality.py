@@ -18,7 +18,7 @@ from steersman.extraction.leakage import leakage
 from steersman.extraction.methods import METHODS
 from steersman.extraction.quality import FOLDS, SHUFFLES, measure
 
-module = sys.modules["steersman.extraction.extract"]  # the name leads to the function
+module = sys.modules["steersman.extraction.examples"]  # the name leads to the function
 
 
 def pairs(n: int, shift: float, seed: int = 0, width: int = 16) -> tuple[Tensor, Tensor]:
@@ -113,10 +113,10 @@ def test_methods_of_pairs_see_aligned_pairs_in_every_fold_also_with_labels_excha
 def test_of_many_examples_a_random_choice_is_measured_with_pairs_kept_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "RESERVOIR", 10)
     many = names(30)
-    first, second = module._reservoir(sm.ContrastPairs(many, many), seed=0)
+    first, second = module.reservoir(sm.ContrastPairs(many, many), np.random.default_rng(0))
     assert first == second
     assert len(set(first)) == 10
-    first, second = module._reservoir(sm.ContrastPairs(many, many, paired=False), seed=0)
+    first, second = module.reservoir(sm.ContrastPairs(many, many, paired=False), np.random.default_rng(0))
     assert first != second
 
 

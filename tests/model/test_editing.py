@@ -264,9 +264,7 @@ def test_many_edited_views_of_one_set_of_weights_run_side_by_side(model: sm.Stee
     assert all({p.data_ptr() for p in view.hf.parameters()} == shared for view in views)
 
 
-def test_an_edited_model_is_shared_as_its_base_and_its_plan(
-    model: sm.SteeringModel, hub: Hub, tmp_path: Path
-) -> None:
+def test_an_edited_model_is_shared_as_its_base_and_its_plan(model: sm.SteeringModel, hub: Hub, tmp_path: Path) -> None:
     a, b = plans(model)
     model.push_to_hub("me/base", token="secret")
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(hub.files["me/base", "main"])

@@ -94,7 +94,7 @@ def test_a_result_after_an_open_loop() -> None:
             model.transformer.h[1].output[0][:, -1, :] += 1
         ids = model.generator.output.save()
     with pytest.raises(NotSavedError, match="'ids'.*never run.*above the loop"):
-        ids.shape  # noqa: B018
+        ids.shape
 
 
 def test_notes_of_one_trace_do_not_hide_what_invokes_share_in_the_next() -> None:

@@ -80,7 +80,7 @@ def test_basic_steering_intervention(both: tuple[LanguageModel, Any]) -> None:
     model, hf = both
     torch.manual_seed(0)
     steering_vector = torch.randn(model.config.n_embd)
-    with model.trace("I think the movie was") as tracer:  # noqa: F841
+    with model.trace("I think the movie was") as tracer:
         # Add steering vector to residual stream
         model.transformer.h[10].output[0][:, -1, :] += steering_vector
         steered_logits = model.lm_head.output.save()
@@ -150,7 +150,7 @@ def test_applying_the_steering_vector(both: tuple[LanguageModel, Any]) -> None:
 def test_persistent_model_editing(both: tuple[LanguageModel, Any]) -> None:
     model, hf = both
     # Extract activations from a "source" prompt
-    with model.trace("The capital of France is Paris") as tracer:  # noqa: F841
+    with model.trace("The capital of France is Paris") as tracer:
         paris_hidden = model.transformer.h[-1].output[0].save()
 
     # Create persistently edited model
@@ -177,7 +177,7 @@ def test_persistent_model_editing(both: tuple[LanguageModel, Any]) -> None:
 def test_an_edit_acts_at_every_generated_token(both: tuple[LanguageModel, Any]) -> None:
     model, hf = both
     v = contrast(model)
-    with model.edit() as (tracer, edited):  # noqa: F841
+    with model.edit() as (tracer, edited):
         model.transformer.h[10].output[0][:, -1, :] += 2 * v
     with edited.generate("The weather today is", max_new_tokens=8):
         generated = model.generator.output.save()

@@ -269,7 +269,8 @@ def test_the_heat_map_holds_the_effects(tmp_path: Any) -> None:
     drawn = study.heatmap(tmp_path / "study.svg")
     assert (tmp_path / "study.svg").read_text() == drawn
     for effect in study.effects:
-        cell = f'data-row="{effect.component.layer}" data-column="{effect.component.unit}" data-value="{effect.effect.value!r}"'
+        where = f'data-row="{effect.component.layer}" data-column="{effect.component.unit}"'
+        cell = f'{where} data-value="{effect.effect.value!r}"'
         assert cell in drawn
     assert "attention" in study_of(steering_model("gpt2"), ["attention", "mlp"], mode="zero").heatmap()
     assert 'data-label="L0H0"' in study.bars(k=12)

@@ -14,7 +14,6 @@ import steersman as sm
 from steersman.errors import SteersmanError
 
 
-
 def writers(family: str, layers: int, change: by_hand.Change) -> by_hand.Edits:
     sites = [(site, layer, change) for layer in range(layers) for site in ("attn_out", "mlp_out")]
     return [("resid_pre", 0, change), *sites]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..charts import bars, write
 from ..errors import DataError
-from ..extraction.activations import TOKEN_BUDGET, resolve_layers, visit
+from ..extraction.activations import resolve_layers, visit
 from ..extraction.reading import Read
 from ..model import SteeringModel
 from ..model.tokens import Prompts, listed
@@ -77,7 +77,7 @@ def norms(
     *,
     layers: str | Indices = "all",
     site: str = "resid_post",
-    token_budget: int = TOKEN_BUDGET,
+    token_budget: int | None = None,
 ) -> Norms:
     """The median norm of each layer's activations over the tokens of texts.
 
@@ -89,7 +89,7 @@ def norms(
         texts: texts or chats.
         layers: indices, a range ``"4-8"``, or ``"all"``.
         site: the component.
-        token_budget: padded tokens per forward pass.
+        token_budget: padded tokens per forward pass; measured unless given.
 
     Raises:
         PromptError, MismatchError: before any forward pass.

@@ -70,7 +70,7 @@ def ablate(
 ) -> None:
     """Ablate each component in turn, and measure what becomes of a metric.
 
-    Prints the components with the largest effects, with intervals over prompts and the spread of the others beside them.
+    Prints the components with the largest effects, with intervals over prompts and the spread of the others beside.
     """
     outputs = options.checked_outputs(output)
     rows = _rows(run, prompts, file)

@@ -8,6 +8,7 @@ import typer
 
 from .. import __version__
 from .ablate import ablate
+from .analyze import analyze
 from .chat import chat
 from .convert import convert
 from .demo import demo
@@ -18,6 +19,9 @@ from .extract import extract
 from .generate import generate
 from .options import command
 from .patch import patch
+from .probe import probe
+from .sweep import sweep
+from .vector_files import VECTORS
 from .version import version
 
 HELP = """Steer language models: find directions, act on them while the model runs, measure what that did.
@@ -43,6 +47,12 @@ def build() -> Any:
     app.callback()(_top)
     for name, function in COMMANDS.items():
         app.command(name, context_settings={**_CONTEXT, "auto_envvar_prefix": f"STEERSMAN_{name.upper()}"})(function)
+    for group, (about, functions) in GROUPS.items():
+        below = typer.Typer(name=group, help=about, no_args_is_help=True, context_settings=_CONTEXT)
+        for name, function in functions.items():
+            prefix = f"STEERSMAN_{group.upper()}_{name.upper()}"
+            below.command(name, context_settings={**_CONTEXT, "auto_envvar_prefix": prefix})(function)
+        app.add_typer(below)
     return typer.main.get_command(app)
 
 
@@ -67,11 +77,22 @@ COMMANDS = {
     "extract": command()(extract),
     "generate": command(steering=True, sampling=True)(generate),
     "chat": command(steering=True, sampling=True)(chat),
+    "sweep": command(steering=True)(sweep),
     "ablate": command()(ablate),
     "patch": command()(patch),
     "eval": command(steering=True)(evaluate),
     "edit": command(steering=True)(edit),
+    "probe": command()(probe),
+    "analyze": command()(analyze),
     "convert": command()(convert),
     "doctor": command()(doctor),
     "version": command()(version),
+}
+
+#: name -> what it is about, and its commands
+GROUPS = {
+    "vectors": (
+        "List, inspect, share and combine the files that hold vectors.",
+        {name: command()(function) for name, function in VECTORS.items()},
+    ),
 }

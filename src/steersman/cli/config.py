@@ -17,7 +17,10 @@ from typing import Any, cast
 
 from .failures import InputError
 
-_COMMANDS = ("demo", "extract", "generate", "chat", "eval", "convert", "doctor", "version")
+_COMMANDS = (
+    *("demo", "extract", "generate", "chat", "sweep", "eval", "ablate", "patch", "probe", "analyze", "edit", "vectors"),
+    *("convert", "doctor", "version"),
+)
 _SHARED = ("json", "dry_run", "quiet", "verbose", "seed", "device", "dtype", "offline")
 
 

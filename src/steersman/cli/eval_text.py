@@ -10,7 +10,6 @@ from .session import Run
 
 if TYPE_CHECKING:
     from ..evaluation import Evaluation
-    from ..evaluation.metrics.base import Row
     from ..evaluation.statistics import Estimate
 
 
@@ -39,7 +38,10 @@ def plan(run: Run, model: str, against: str | None, options: dict[str, Any], out
         ("target", "none: side effects only" if options["target"] is None else options["target"].kind),
         ("data", f"{plural(len(prompts), 'prompt')}, {plural(len(neutral), 'neutral text')} of {tokens} tokens"),
         ("controls", f"{plural(random, 'random direction')}, words, another seed"),
-        ("work", f"about {sum(work.values())} tokens scored" + (", and texts generated" if options["generate"] else "")),
+        (
+            "work",
+            f"about {sum(work.values())} tokens scored" + (", and texts generated" if options["generate"] else ""),
+        ),
         ("writes", f"{output} and run.json" if output else "nothing"),
     ]
     document = {"plan": what, "prompts": len(prompts), "neutral_tokens": tokens, "random": random,
@@ -50,16 +52,15 @@ def plan(run: Run, model: str, against: str | None, options: dict[str, Any], out
 
 def result(run: Run, found: Evaluation, output: Path | None) -> None:
     """Print the table, what was left out and why, and the gates."""
-    table = figures("", "base", "steered", "difference", "95%", "control", "")
+    table = figures("", "base", "steered", "difference \\[95%]", "control", "")
     table.columns[-1].justify = "left"
-    table.columns[-1].no_wrap = False
-    table.columns[0].no_wrap = False
+    for column in (table.columns[0], table.columns[-1]):
+        column.no_wrap = False
     for row in found.rows:
         estimate = row.difference
         table.add_row(
-            escape(row.title), _figure(row.base), _figure(row.steered),
-            _figure(None if estimate is None else estimate.value), _interval(estimate), _control(row),
-            escape(row.verdict),
+            escape(row.title), _figure(row.base), _figure(row.steered), _between(estimate),
+            _figure(row.control.value if row.control else None), escape(row.verdict),
         )  # fmt: skip
     show(run.out, table)
     run.out.print()
@@ -79,23 +80,24 @@ def _figure(value: float | None) -> str:
     return "" if value is None else f"{value:.3g}" if abs(value) >= 0.0005 or value == 0 else f"{value:.1e}"
 
 
-def _interval(estimate: Estimate | None) -> str:
-    if estimate is None or estimate.low is None or estimate.high is None:
+def _between(estimate: Estimate | None) -> str:
+    if estimate is None:
         return ""
-    return f"{_figure(estimate.low)} to {_figure(estimate.high)}"
-
-
-def _control(row: Row) -> str:
-    return _figure(row.control.value) if row.control else ""
+    if estimate.low is None or estimate.high is None:
+        return _figure(estimate.value)
+    return f"{_figure(estimate.value)} \\[{_figure(estimate.low)}, {_figure(estimate.high)}]"
 
 
 def _notes(found: Evaluation) -> list[str]:
     """What the columns mean, for the controls that occur."""
     kinds = {row.control.kind: row.control.n for row in found.rows if row.control}
     lines = ["95%: bootstrap over the sources of items (Wilson for shares)."]
-    if "random directions" in kinds:
+    if "kl" in found:
+        facts = found["kl"].details
+        lines.append(f"KL: nats per token, over {facts['affected_tokens']} affected tokens of {facts['texts']} texts.")
+    if "random directions" in kinds and _ranked(found):
         lines.append(
-            f"control of the effect: 95% of {kinds_of(found)} random directions of the same length do less, either way; "
+            f"control of the effect: 95% of {_ranked(found)} random directions of the same length do less, either way; "
             "of KL and accuracy: the median of ten"
         )
     if "another seed" in kinds:
@@ -103,7 +105,7 @@ def _notes(found: Evaluation) -> list[str]:
     return lines
 
 
-def kinds_of(found: Evaluation) -> int:
+def _ranked(found: Evaluation) -> int:
     """How many random directions the effect was ranked among."""
     row = next((row for row in found.rows if row.name == "effect" and row.control), None)
     return row.control.n if row is not None and row.control is not None else 0

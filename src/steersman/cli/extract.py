@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from . import extract_text as say
+from .arguments import Chart, Layers, Model, Read, Site, checked_file, layers_of, token_of
 from .failures import InputError
 from .inputs import read_lines
 from .session import Run
@@ -17,117 +20,192 @@ if TYPE_CHECKING:
     from ..vector import SteeringVector
 
 
+def _own(*names: str, **more: Any) -> Any:
+    return typer.Option(*names, show_envvar=False, **more)
+
+
+_METHODS = (
+    "mean_difference, mean_centred, pca, repeng_compatible, lda, logistic, iti or response_mean: how the direction is "
+    "computed."
+)
+_PAIRS = (
+    "A .jsonl or .csv file with positive and negative, or text and label (and source, if several items have one); or "
+    "a packaged set: sentiment, formal."
+)
+
+Pairs = Annotated[str | None, _own("--pairs", metavar="FILE", help=_PAIRS)]
+Positive = Annotated[
+    Path | None, _own("--positive", metavar="FILE", help="Positive examples, one a line; with --negative.")
+]
+Negative = Annotated[Path | None, _own("--negative", metavar="FILE", help="Negative examples, one a line.")]
+Method = Annotated[str, _own("--method", metavar="NAME", help=_METHODS)]
+Options = Annotated[
+    list[str] | None,
+    _own("--option", metavar="NAME=VALUE", help="An option of the method, such as penalty=0.1 or heads=16. Repeat."),
+]
+Name = Annotated[
+    str | None, _own("--name", metavar="NAME", help="What to call the vector.", show_default="the file's name")
+]
+Quality = Annotated[
+    bool, _own("--quality/--no-quality", help="Measure held-out separation at each layer, which chooses one.")
+]
+ShowRead = Annotated[bool, _own("--show-read", metavar="", help="Only show which token of the first examples is read.")]
+Output = Annotated[
+    Path | None,
+    _own("--output", "-o", metavar="FILE", help="Where to save it (.safetensors); nothing is saved without."),
+]
+TokenBudget = Annotated[
+    int | None,
+    _own("--token-budget", metavar="N", help="Padded tokens per forward pass.", show_default="measured"),
+]
+Ray = Annotated[
+    str | None,
+    _own(
+        "--ray",
+        metavar="ADDRESS",
+        help="Share the work out over a Ray cluster: its address, auto for the one of this machine, or local to start "
+        "one.",
+    ),
+]
+Workers = Annotated[
+    int | None, _own("--workers", metavar="N", help="Ray workers.", show_default="one per CPU of the cluster")
+]
+
+
 def extract(
     run: Run,
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="demo, a folder, or a Hugging Face id.")],
-    pairs: Annotated[
-        str | None,
-        typer.Option(
-            "--pairs",
-            show_envvar=False,
-            metavar="FILE",
-            help="A .jsonl or .csv file with positive and negative, or text and label; or a packaged set: "
-            "sentiment, formal.",
-        ),
-    ] = None,
-    positive: Annotated[
-        Path | None,
-        typer.Option(
-            "--positive", show_envvar=False, metavar="FILE", help="Positive examples, one a line; with --negative."
-        ),
-    ] = None,
-    negative: Annotated[
-        Path | None,
-        typer.Option("--negative", show_envvar=False, metavar="FILE", help="Negative examples, one a line."),
-    ] = None,
-    method: Annotated[
-        str, typer.Option("--method", metavar="NAME", show_envvar=False, help="How the direction is computed.")
-    ] = "mean_difference",
-    layers: Annotated[
-        str, typer.Option("--layers", metavar="LAYERS", show_envvar=False, help="all, 4-8, or 3,5.")
-    ] = "all",
-    site: Annotated[
-        str | None,
-        typer.Option(
-            "--site",
-            metavar="SITE",
-            show_envvar=False,
-            help="The component that is read.",
-            show_default="the method's own, else resid_post",
-        ),
-    ] = None,
-    read: Annotated[
-        str | None,
-        typer.Option(
-            "--read",
-            metavar="WHERE",
-            show_envvar=False,
-            help='last, mean, response, answer, after("text"), or the index of a token, such as -2.',
-            show_default="the method's own, else last",
-        ),
-    ] = None,
-    name: Annotated[
-        str | None,
-        typer.Option(
-            "--name", metavar="NAME", show_envvar=False, help="What to call the vector.", show_default="the file's name"
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output", "-o", show_envvar=False, metavar="FILE", help="Where to save it; nothing is saved without."
-        ),
-    ] = None,
+    model: Model,
+    pairs: Pairs = None,
+    positive: Positive = None,
+    negative: Negative = None,
+    method: Method = "mean_difference",
+    option: Options = None,
+    layers: Layers = "all",
+    site: Site = None,
+    read: Read = None,
+    name: Name = None,
+    quality: Quality = True,
+    show_read: ShowRead = False,
+    chart: Chart = None,
+    output: Output = None,
+    token_budget: TokenBudget = None,
+    ray: Ray = None,
+    workers: Workers = None,
 ) -> None:
     """Find the direction between positive and negative examples.
 
     Prints how well it separates held-out examples at each layer, against shuffled labels, and which layer is best.
+    Interrupted, the same command goes on where it stopped: what is done lies in NAME.partial.safetensors beside -o.
     """
     examples = _examples(run, pairs, positive, negative, name or (output.stem if output else None))
-    target = _checked_output(output)
-    chosen = _layers(layers)
-    token = int(read) if read is not None and read.removeprefix("-").isdigit() else read
+    target = checked_file(output, ".safetensors", "vectors are saved in")
+    drawn = checked_file(chart, ".svg", "figures are drawn in", "--chart")
+    _check_chart(drawn, method, quality)
+    settings = {"method": method, "layers": layers_of(layers), "site": site, "read": token_of(read)}
+    options = parsed_options(option or [])
+    runner = _runner(ray, workers)
     if run.dry_run:
-        say.plan(run, model, examples, method, chosen, site, token, target)
+        say.plan(run, model, examples, **settings, target=target)  # pyright: ignore[reportArgumentType]
         return
     loaded = run.load(model)
+    if show_read:
+        _show_read(run, loaded, examples, method, settings["read"])
+        return
     from ..extraction import extract as find
 
-    with run.working(f"reading {len(examples.positive) + len(examples.negative)} examples"):
-        vector = find(loaded, examples, method=method, layers=chosen, site=site, read=token, seed=run.seed)
+    vector = find(
+        loaded, examples, **settings, quality=quality, seed=run.seed, token_budget=token_budget, runner=runner,
+        progress=False if run.quiet else None,
+        checkpoint=target and target.with_name(f"{target.stem}.partial.safetensors"), **options,
+    )  # fmt: skip
+    written = _save(run, vector, target, drawn)
+    if run.json_:
+        document = {**_document(vector), "model": _model(run), "output": str(target) if target else None}
+        run.emit("steersman.extract/1", document)
+        return
+    say.result(run, vector, written)
+
+
+def _runner(ray: str | None, workers: int | None) -> Any:
+    """Who runs the model: this process, or Ray workers."""
+    if ray is None:
+        if workers is not None:
+            raise InputError("--workers counts Ray workers", fix="add --ray local, or the address of a cluster")
+        return None
+    from ..extraction.ray_runner import RayRunner
+
+    return RayRunner(address=None if ray == "local" else ray, workers=workers)
+
+
+def _save(run: Run, vector: SteeringVector, target: Path | None, chart: Path | None) -> list[Path]:
+    """Write what was asked for, and the record beside it."""
+    written = [path for path in (target, chart) if path is not None]
+    figure = say.curve(vector) if chart is not None else ""
     if target is not None:
         vector.save(target)
-        run.record(target, details={"vector": _document(vector)})
+    if chart is not None:
+        from ..charts import write
+
+        write(figure, chart)
+    for folder in dict.fromkeys(path.parent for path in written):
+        here = [path for path in written if path.parent == folder]
+        run.record(*here, details={"vector": _document(vector)})
+    return written
+
+
+def parsed_options(given: Sequence[str]) -> dict[str, Any]:
+    """``["penalty=0.1", "heads=16"]`` as keyword arguments; what is no JSON value is text.
+
+    Raises:
+        InputError: one without a name or a value.
+    """
+    found: dict[str, Any] = {}
+    for item in given:
+        name, mark, value = item.partition("=")
+        if not mark or not name.strip().isidentifier() or not value:
+            raise InputError(f"--option {item} names no option", fix="write NAME=VALUE, for example penalty=0.1")
+        try:
+            found[name.strip()] = json.loads(value)
+        except ValueError:
+            found[name.strip()] = value
+    return found
+
+
+def _check_chart(chart: Path | None, method: str, quality: bool) -> None:
+    from ..extraction.methods import find_method
+
+    if chart is not None and (not quality or find_method(method).per_head):
+        why = "--no-quality measures nothing" if not quality else f"{method} is measured head by head"
+        raise InputError("--chart has nothing to draw", why=f"it shows held-out accuracy by layer, and {why}")
+
+
+def _show_read(run: Run, model: Any, examples: ContrastPairs, method: str, read: Any) -> None:
+    from ..extraction import show_read
+    from ..extraction.methods import find_method
+
+    view = show_read(model, examples, read=read if read is not None else find_method(method).read or "last")
     if run.json_:
-        run.emit(
-            "steersman.extract/1",
-            {**_document(vector), "model": _model(run), "output": str(target) if target else None},
-        )
+        texts = [
+            {"label": shown.label, "tokens": shown.length, "read": list(shown.read), "stretches": shown.stretches}
+            for shown in view.texts
+        ]
+        run.emit("steersman.show-read/1", {"read": view.read, "texts": texts, "total": view.total})
         return
-    say.result(run, vector, target)
+    if run.out.is_terminal:
+        run.out.print(view)
+    else:
+        run.out.print(str(view), markup=False, soft_wrap=True)
 
 
 def _examples(
     run: Run, pairs: str | None, positive: Path | None, negative: Path | None, name: str | None
 ) -> ContrastPairs:
-    from .. import demo
     from ..data import ContrastPairs
 
     if pairs is not None:
         if positive or negative:
             raise InputError("--pairs and --positive / --negative are two ways to give examples", fix="use one of them")
-        if pairs in demo.PAIRS and not Path(pairs).is_file():
-            return demo.pairs(pairs, name=name)
-        path = Path(pairs)
-        readers = {".jsonl": ContrastPairs.from_jsonl, ".csv": ContrastPairs.from_csv}
-        if path.suffix not in readers:
-            raise InputError(
-                f"--pairs {pairs} is no file of pairs",
-                why="it ends neither in .jsonl nor in .csv, and no packaged set has that name",
-                fix=f"give a .jsonl or .csv file, or one of {', '.join(demo.PAIRS)}",
-            )
-        run.inputs.append(path)
-        return readers[path.suffix](path, name=name or path.stem)
+        return contrast_pairs(run, pairs, name)
     if positive is None or negative is None:
         raise InputError(
             "no examples given",
@@ -138,35 +216,27 @@ def _examples(
     return ContrastPairs(read_lines(positive), read_lines(negative), name=name or positive.stem)
 
 
-def _checked_output(output: Path | None) -> Path | None:
-    if output is None:
-        return None
-    if output.suffix != ".safetensors":
+def contrast_pairs(run: Run, pairs: str, name: str | None = None) -> ContrastPairs:
+    """The pairs of a file, or a packaged set.
+
+    Raises:
+        InputError, DataError: it is neither.
+    """
+    from .. import demo
+    from ..data import ContrastPairs
+
+    if pairs in demo.PAIRS and not Path(pairs).is_file():
+        return demo.pairs(pairs, name=name)
+    path = Path(pairs)
+    readers = {".jsonl": ContrastPairs.from_jsonl, ".csv": ContrastPairs.from_csv}
+    if path.suffix not in readers:
         raise InputError(
-            f"-o {output} must end in .safetensors",
-            why="that is the format vectors are saved in",
-            fix=f"-o {output.with_suffix('.safetensors')}",
+            f"--pairs {pairs} is no file of pairs",
+            why="it ends neither in .jsonl nor in .csv, and no packaged set has that name",
+            fix=f"give a .jsonl or .csv file, or one of {', '.join(demo.PAIRS)}",
         )
-    if not output.parent.is_dir():
-        raise InputError(f"there is no folder {output.parent}", fix=f"mkdir -p {output.parent}")
-    return output
-
-
-def _layers(text: str) -> str | list[int]:
-    """``all``, ``4-8``, ``3,5`` or a mixture of the last two."""
-    from ..errors import InterventionError
-    from ..sites import layer_indices
-
-    if "," not in text:
-        layer_indices(text)
-        return text
-    found: list[int] = []
-    for part in text.split(","):
-        indices = layer_indices(part.strip())
-        if indices is None:
-            raise InterventionError(f"--layers {text!r}: all stands alone")
-        found += indices
-    return found
+    run.inputs.append(path)
+    return readers[path.suffix](path, name=name or path.stem)
 
 
 def _model(run: Run) -> dict[str, Any]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .console import escape, figures, plural, show
+from .failures import InputError
 from .session import Run
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ def plan(
     run: Run,
     model: str,
     examples: ContrastPairs,
+    *,
     method: str,
     layers: Any,
     site: str | None,
@@ -63,23 +66,17 @@ def plan(
     )
 
 
-def result(run: Run, vector: SteeringVector, target: Path | None) -> None:
+def result(run: Run, vector: SteeringVector, written: Sequence[Path]) -> None:
     """Print what a vector is worth at each layer, with its controls."""
     out, counts = run.out, vector.metadata
-    n = counts["positive"] + counts["negative"]
     examples = f"{counts['positive']} positive and {counts['negative']} negative examples"
     out.print(
         f"[bold]{escape(vector.name or 'vector')}[/]  {vector.method} at {vector.site}, read {escape(counts['read'])}, "
         f"{examples}"
     )
     out.print()
-    quality = vector.quality or {}
-    if quality.get("layers"):
-        _show_layers(run, vector, quality["layers"])
-        out.print(
-            f"Held out: n = {n} in {quality['folds']} folds by source; shuffled: the same with labels exchanged.",
-            style="dim",
-        )
+    if (vector.quality or {}).get("layers"):
+        show_layers(run, vector)
     else:
         _show_unmeasured(run, vector)
     if vector.layer is not None:
@@ -87,29 +84,64 @@ def result(run: Run, vector: SteeringVector, target: Path | None) -> None:
             f"Chosen layer {vector.layer}: the best separation. Whether it steers best there, a sweep of layers tells.",
             style="dim",
         )
-    out.print(f"saved {target}" if target else "not saved (give -o FILE.safetensors)", markup=False, soft_wrap=True)
+    said = f"saved {' and '.join(map(str, written))}" if written else "not saved (give -o FILE.safetensors)"
+    out.print(said, markup=False, soft_wrap=True)
 
 
-def _show_layers(run: Run, vector: SteeringVector, measured: dict[str, Any]) -> None:
-    table = figures("layer", "accuracy", "95%", "shuffled", "AUROC", "gap", "gap/norm", "")
-    for layer in vector.layers:
-        figure = measured.get(str(layer))
-        if figure is None:
-            continue
+def show_layers(run: Run, vector: SteeringVector) -> None:
+    """The table of held-out figures by layer, and what its columns are."""
+    quality = dict(vector.quality or {})
+    measured: dict[str, dict[str, Any]] = quality["layers"]
+    agreement = any(figure.get("consistency") for figure in measured.values())
+    table = figures("layer", "accuracy", "95%", "shuffled", "AUROC", "gap", "gap/norm", *["agree"] * agreement, "")
+    for layer in (layer for layer in vector.layers if str(layer) in measured):
+        figure = measured[str(layer)]
         low, high = figure["accuracy_interval"]
         mark = "chosen" if layer == vector.layer else ""
+        shuffled, pairs = figure["shuffled"], figure.get("consistency")
         table.add_row(
             str(layer),
             f"{figure['accuracy']:.2f}",
             f"{low:.2f}-{high:.2f}",
-            f"{figure['shuffled']:.2f}",
+            "" if shuffled is None else f"{shuffled:.2f}",
             f"{figure['auroc']:.3f}",
             *_gap(vector, layer),
+            *([f"{pairs['cosine']:.2f}" if pairs else ""] if agreement else []),
             mark,
             style="bold" if mark else None,
         )
     show(run.out, table)
     run.out.print()
+    n = sum(vector.metadata[side] for side in ("positive", "negative") if side in vector.metadata)
+    count = f"n = {n} " if n else ""
+    said = f"Held out: {count}in {quality['folds']} folds by source; shuffled: the same with labels exchanged"
+    agreeing = "; agree: mean cosine of a pair's difference with the mean difference"
+    run.out.print(said + (agreeing if agreement else "") + ".", style="dim")
+
+
+def curve(vector: SteeringVector) -> str:
+    """Held-out accuracy by layer, with its control, as an SVG.
+
+    Raises:
+        InputError: nothing was measured.
+    """
+    from ..charts import probe_curve
+
+    measured = (vector.quality or {}).get("layers")
+    if not measured:
+        raise InputError(
+            "--chart has nothing to draw", why="held-out figures need 8 examples (and sources) of each kind"
+        )
+    layers = [layer for layer in vector.layers if str(layer) in measured]
+    found = [measured[str(layer)] for layer in layers]
+    return probe_curve(
+        layers,
+        [figure["accuracy"] for figure in found],
+        intervals=[tuple(figure["accuracy_interval"]) for figure in found],
+        shuffled=[figure["shuffled"] for figure in found],
+        best=vector.layer,
+        title=f"How well {vector.name or 'the direction'} separates held-out examples",
+    )
 
 
 def _gap(vector: SteeringVector, layer: int) -> tuple[str, str]:
@@ -126,9 +158,8 @@ def _show_unmeasured(run: Run, vector: SteeringVector) -> None:
     run.out.print()
     heads = (vector.quality or {}).get("heads")
     if heads:
-        layers = ",".join(str(layer) for layer in vector.layers)
         run.out.print(
-            f"The method chose single heads; add the vector at all of its layers: -v {vector.name}@{layers}",
+            f"The method chose {len(heads)} single heads; add the vector at all of its layers: -v {vector.name}@all",
             style="dim",
         )
     else:

@@ -27,8 +27,18 @@ def _load_config(ctx: typer.Context, value: Path | None) -> Path | None:
     """Put the values of a TOML file below flags and variables, and above defaults."""
     if value is not None:
         names = {str(parameter.name) for parameter in ctx.command.params}
-        ctx.default_map = {**(ctx.default_map or {}), **config.read(value, str(ctx.info_name), names)}
+        ctx.default_map = {**(ctx.default_map or {}), **config.read(value, _table(ctx), names)}
     return value
+
+
+def _words(ctx: typer.Context) -> str:
+    """The command as it is typed: ``generate``, ``vectors ls``."""
+    return " ".join(ctx.command_path.split()[1:]) or str(ctx.info_name)
+
+
+def _table(ctx: typer.Context) -> str:
+    """The command's table in a configuration file; those of a group share the group's."""
+    return _words(ctx).split()[0]
 
 
 SHARED: dict[str, tuple[Any, Any]] = {
@@ -86,7 +96,7 @@ def _generation(*names: str, **more: Any) -> Any:
     return typer.Option(*names, rich_help_panel=_SAMPLING, show_envvar=False, **more)
 
 
-_VECTOR_HELP = "NAME|PATH|ORG/REPO, then :STRENGTH and @LAYERS, such as happy:1.5@10-14. Repeat to combine."
+_VECTOR_HELP = "NAME|PATH|ORG/REPO, then :STRENGTH and @LAYERS, such as happy:1.5@10-14 or iti:15@all. Repeat."
 _OPERATION_HELP = "What the vectors do: add, ablate, clamp (with --value), affine (--alpha), rotate (--angle)."
 _WHERE_HELP = 'Which tokens: last+generation, all, prompt\\[a:b], after("text"), ...'
 _Text, _Number, _Count = str | None, float | None, int | None
@@ -181,7 +191,7 @@ def command(*, steering: bool = False, sampling: bool = False) -> Callable[[Call
         def wrapper(ctx: typer.Context, **values: Any) -> None:
             settings = {name.rstrip("_"): value for name, value in values.items() if name != "config"}
             steering_values, sampling_values, shared = ({name: values.pop(name) for name in group} for group in groups)
-            run = Run(str(ctx.info_name), settings, steering_values, sampling_values, **shared)
+            run = Run(_words(ctx), settings, steering_values, sampling_values, **shared)
             with run:
                 function(run, **values)
 

@@ -27,7 +27,7 @@ class Run:
     """What a command works with.
 
     Attributes:
-        command: its name.
+        command: its name, such as ``generate`` or ``vectors ls``.
         settings: every parameter as resolved from flags, variables, the configuration file and defaults.
         steering, sampling: the groups of options of commands that have them.
         out, err: consoles on stdout and stderr.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import lookup
 from .failures import InputError
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def sketch_plan(run: Run, shape: ModelShape) -> tuple[Plan | None, list[str]]:
 
     The plan is None if there are any.
     """
-    names = [name for name in _named(run) if _is_packaged(run, name)]
+    names = [name for name in _named(run) if lookup.is_packaged(name, run.steering["vectors"])]
     if names:
         check_operation(run)
         return None, names
@@ -100,28 +101,8 @@ def check_operation(run: Run) -> None:
 
 
 def find(run: Run, name: str, model: SteeringModel | None) -> SteeringVector:
-    """A vector by path, by name in ``--vectors``, packaged with the demo, or on the hub.
-
-    Raises:
-        InputError: there is none, with what is there instead.
-    """
-    from ..vector import SteeringVector
-
-    folder: Path = run.steering["vectors"]
-    for path in _places(name, folder):
-        if path.is_file():
-            run.inputs.append(path)
-            return SteeringVector.load(path)
-    if _is_packaged(run, name) and model is not None:
-        from .. import demo
-
-        pairs = demo.pairs(demo.VECTORS[name])
-        run.note(f"{name}: extracted from {len(pairs)} packaged pairs")
-        with run.working(f"extracting {name}"):
-            return demo.vector(name, model)
-    if name.count("/") == 1 and not name.endswith(".safetensors") and not name.startswith((".", "/")):
-        return _from_hub(name)
-    raise _missing(name, folder)
+    """A vector by what ``-v`` calls it; see :mod:`.lookup`."""
+    return lookup.find(run, name, run.steering["vectors"], model)
 
 
 def _operation(run: Run) -> dict[str, Any]:
@@ -129,61 +110,10 @@ def _operation(run: Run) -> dict[str, Any]:
     return {name: run.steering[name] for name in names if run.steering[name] is not None}
 
 
-def _places(name: str, folder: Path) -> list[Path]:
-    own = Path(name).expanduser()
-    return [
-        *([own, own / "vector.safetensors"] if own.suffix == ".safetensors" or len(own.parts) > 1 else []),
-        folder / f"{name}.safetensors",
-        folder / name / "vector.safetensors",
-    ]
-
-
 def _named(run: Run) -> list[str]:
     from .. import spec
 
     return [spec.parse_token(token)["vector"] for token in run.steering["vector"] or []]
-
-
-def _is_packaged(run: Run, name: str) -> bool:
-    from ..demo import VECTORS
-
-    return name in VECTORS and not any(path.is_file() for path in _places(name, run.steering["vectors"]))
-
-
-def _from_hub(name: str) -> SteeringVector:
-    from ..vector import SteeringVector
-
-    try:
-        return SteeringVector.from_pretrained(name)
-    except OSError as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(
-            f"no vector {name}",
-            why=f"there is no such file here, and the hub says: {first}",
-            fix="check the name, the network, and HF_TOKEN if it is private",
-        ) from error
-
-
-def _missing(name: str, folder: Path) -> InputError:
-    from ..demo import VECTORS
-
-    if name.endswith(".safetensors") or Path(name).parent != Path("."):
-        path = Path(name)
-        near = [p.name for p in path.parent.glob("*.safetensors")] if path.parent.is_dir() else []
-        close = get_close_matches(path.name, near, 1)
-        fix = f"did you mean {path.parent / close[0]}?" if close else "check the path"
-        return InputError(f"there is no vector file {name}", fix=fix)
-    there = sorted({p.stem for p in folder.glob("*.safetensors")}) if folder.is_dir() else []
-    close = get_close_matches(name, [*there, *VECTORS], 1)
-    where = "the current folder" if folder == Path(".") else str(folder)
-    why = f"in {where}: {_listed(there)}; packaged: {', '.join(VECTORS)}"
-    fix = f"did you mean {close[0]!r}?" if close else "name one of these, a file, or extract one with: steer extract"
-    return InputError(f"there is no vector {name!r}", why=why, fix=fix)
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = list(names[:8])
-    return ", ".join(shown) + (f" and {len(names) - 8} more" if len(names) > 8 else "") if shown else "none"
 
 
 def _chosen_direction(vector: SteeringVector) -> Any:

@@ -52,7 +52,7 @@ class ContrastPairs:
             if not own:
                 raise DataError(f"there is no {side} example; give at least one on each side")
             for number, item in enumerate(own):
-                _check_example(item, f"{side} example {number}")
+                check_example(item, f"{side} example {number}")
             object.__setattr__(self, side, own)
         equal = len(self.positive) == len(self.negative)
         if self.paired and not equal:
@@ -98,7 +98,9 @@ class ContrastPairs:
             raise DataError(f"{origin} is empty")
         columns = set(rows[0])
         if {"positive", "negative"} <= columns:
-            pairs = [(_field(r, "positive", i, origin), _field(r, "negative", i, origin)) for i, r in enumerate(rows)]
+            pairs = [
+                (field_of(r, "positive", i, origin), field_of(r, "negative", i, origin)) for i, r in enumerate(rows)
+            ]
             sources = [str(r["source"]) for r in rows] if "source" in columns else None
             return cls([p for p, _ in pairs], [n for _, n in pairs], paired=True, sources=sources, **options)
         if {"text", "label"} <= columns:
@@ -114,10 +116,10 @@ class ContrastPairs:
         sides: dict[bool, list[Example]] = {True: [], False: []}
         sources: dict[bool, list[str]] = {True: [], False: []}
         for number, row in enumerate(rows):
-            side = _is_positive(_field(row, "label", number, origin), number, origin)
-            sides[side].append(_field(row, "text", number, origin))
+            side = _is_positive(field_of(row, "label", number, origin), number, origin)
+            sides[side].append(field_of(row, "text", number, origin))
             if sourced:
-                sources[side].append(str(_field(row, "source", number, origin)))
+                sources[side].append(str(field_of(row, "source", number, origin)))
         grouped = [*sources[True], *sources[False]] if sourced else None
         return cls(sides[True], sides[False], paired=False, sources=grouped, **options)
 
@@ -129,13 +131,7 @@ class ContrastPairs:
     @classmethod
     def from_csv(cls, path: str | Path, **options: Any) -> ContrastPairs:
         """From a CSV file with a header; see :meth:`from_records` for the columns."""
-        source = _existing(path)
-        try:
-            with source.open(newline="", encoding="utf-8-sig") as opened:
-                rows = [dict(row) for row in csv.DictReader(opened, strict=True)]
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise DataError(f"{source} is no CSV file: {error}") from error
-        return cls.from_records(rows, origin=str(source), **options)
+        return cls.from_records(read_csv(path), origin=str(path), **options)
 
     @classmethod
     def from_dataset(cls, dataset: Iterable[Mapping[str, Any]], **options: Any) -> ContrastPairs:
@@ -164,6 +160,16 @@ def read_jsonl(path: str | Path) -> list[Mapping[str, Any]]:
     return rows
 
 
+def read_csv(path: str | Path) -> list[Mapping[str, Any]]:
+    """The rows of a CSV file with a header."""
+    source = _existing(path)
+    try:
+        with source.open(newline="", encoding="utf-8-sig") as opened:
+            return [dict(row) for row in csv.DictReader(opened, strict=True)]
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise DataError(f"{source} is no CSV file: {error}") from error
+
+
 def _existing(path: str | Path) -> Path:
     source = Path(path)
     if not source.is_file():
@@ -171,7 +177,8 @@ def _existing(path: str | Path) -> Path:
     return source
 
 
-def _field(row: Mapping[str, Any], name: str, number: int, origin: str) -> Any:
+def field_of(row: Mapping[str, Any], name: str, number: int, origin: str) -> Any:
+    """What a row says under a name; DataError if that is nothing."""
     if row.get(name) in (None, ""):
         raise DataError(f"{origin}: item {number} has no {name}")
     return row[name]
@@ -194,11 +201,12 @@ def is_continued(item: object) -> bool:
     return isinstance(response, str) and isinstance(prompt, str | Sequence)
 
 
-def _check_example(item: object, what: str) -> None:
+def check_example(item: object, what: str) -> None:
+    """Raise DataError unless an item is a text, a chat or a (prompt, response) tuple, and not empty."""
     if is_continued(item):
         prompt, response = cast(Continued, item)
-        _check_example(prompt, f"the prompt of {what}")
-        _check_example(response, f"the response of {what}")
+        check_example(prompt, f"the prompt of {what}")
+        check_example(response, f"the response of {what}")
         return
     if isinstance(item, str):
         if not item.strip():

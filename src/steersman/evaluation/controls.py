@@ -119,8 +119,8 @@ def random_vectors(
     """Random vectors, each layer as long as that of ``like``.
 
     Isotropic ones are random rotations of the whole vector: how its layers lie to each other is kept, so that a vector
-    added at several layers is compared with others that add up as it does. Drawn from activations, a vector has the same
-    random combination of tokens in each layer. At heads, each head that has a direction gets one of its own.
+    added at several layers is compared with others that add up as it does. Drawn from activations, a vector has the
+    same random combination of tokens in each layer. At heads, each head that has a direction gets one of its own.
 
     Args:
         like: the vector.
@@ -319,7 +319,7 @@ def shuffled_vectors(
         for layer in like.layers:
             values = acts[layer].flatten(1).double()
             high, low = values[positive], values[negative]
-            direction, ends[layer] = at_one_gap(method.compute(high, low), high, low, layer)
+            direction, ends[layer] = at_one_gap(method.compute(high, low), high.mean(0), low.mean(0), layer)
             directions[layer] = direction.reshape(like[layer].shape)
         found.append(
             replace(like, directions=directions, projections=ends, name=f"shuffled {number}", quality=None, metadata={})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from .gates import Gate
 from .metrics.base import Metric, Row
 from .metrics.budget import AtBudget
 from .metrics.capability import Capability, Fact, facts_of
-from .metrics.dose import DoseResponse
+from .metrics.dose import DoseResponse, scaled
 from .metrics.effect import Effect, InWords
 from .metrics.fluency import Fluency
 from .metrics.side_effect import SideEffect
@@ -25,8 +26,9 @@ from .metrics.transfer import Transfer
 from .neutral import default_texts
 from .provenance import describe, versions
 from .result import Evaluation
-from .samples import Sampling
+from .samples import Sampling, draw
 from .targets.base import LogitTarget, Target, prompt_sources
+from .targets.contrast import text_of
 
 Progress = Callable[[str], None]
 
@@ -206,16 +208,39 @@ def _digest(values: Any) -> str | None:
     return None if values is None else hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def _shown(comparison: Comparison, most: int = 6) -> tuple[dict[str, Any], ...]:
-    """Some of the generated texts of both arms, same prompt and seed."""
-    from .targets.contrast import text_of
+def _shown(comparison: Comparison) -> tuple[dict[str, Any], ...]:
+    own, base, steered = comparison.settings, comparison.base, comparison.steered
+    return continuations(
+        base.model, steered.plan if comparison.scalable else steered.model, comparison.openings,
+        sampling=own.sampling, seed=own.seed,
+    )  # fmt: skip
 
-    base, _, steered = comparison.samples
-    prompts: list[Prompt] = comparison.openings
-    each = len(base.texts) // len(prompts)
+
+def continuations(
+    model: SteeringModel, plan: PlanLike | SteeringModel, prompts: Sequence[Prompt], *, most: int = 6,
+    sampling: Sampling | None = None, seed: int = 0,
+) -> tuple[dict[str, Any], ...]:  # fmt: skip
+    """Some prompts continued at minus, nothing and plus a plan, each with one seed; or by either of two models.
+
+    Args:
+        model: the model.
+        plan: a plan, or another model.
+        prompts: the first ``most`` are continued.
+        sampling: how texts are drawn.
+        seed: of the draw: the same prompt meets the same numbers in each.
+
+    Returns:
+        For each prompt ``{"prompt": ..., "texts": {"-": ..., "0": ..., "+": ...}}``, without ``"-"`` for a model.
+    """
+    asked = list(prompts)[:most]
+    own = replace(sampling or Sampling(), texts=len(asked))
+    if isinstance(plan, SteeringModel):
+        arms = {"0": Arm(model), "+": Arm(plan)}
+    else:
+        steered = Plan.of(plan)
+        arms = {"-": Arm(model, scaled(steered, -1.0)), "0": Arm(model), "+": Arm(model, steered)}
+    drawn = {sign: draw(arm.model, asked, arm.plan, own, seed).texts for sign, arm in arms.items()}
     return tuple(
-        {"prompt": text_of(prompts[i]), "base": base.texts[i * each], "steered": steered.texts[i * each]}
-        for i in range(min(most, len(prompts)))
+        {"prompt": text_of(prompt), "texts": {sign: texts[i] for sign, texts in drawn.items()}}
+        for i, prompt in enumerate(asked)
     )
-
-

@@ -160,24 +160,25 @@ def ratio_of_means(
     return Estimate(value, float(low), float(high), total, count, "percentile", uncertain)
 
 
-def share(
-    held: Sequence[bool] | Array, sources: Sequence[Any] | None = None, *, level: float = LEVEL
-) -> Estimate:  # fmt: skip
-    """A proportion with Wilson's interval, at the effective number of items.
+def share(held: Sequence[bool] | Array, sources: Sequence[Any] | None = None) -> Estimate:
+    """A proportion with Wilson's 95% interval, at the effective number of items.
 
     Unlike a bootstrap it does not shrink to a point where all items agree. Items of one source count for less than
     independent ones, by the design effect (Kish 1965); see :func:`steersman.probe.statistics.interval`.
     """
     from ..probe.statistics import interval
 
-    if level != LEVEL:
-        raise DataError("the interval of a share is given at 95%; leave level= out")
     found = np.asarray(held, dtype=np.float64)
     names, of = _sources(sources, len(found))
     value = float(found.mean())
     if len(names) < FEWEST:
         return Estimate(value, None, None, len(found), len(names), note=_few(len(names)))
-    low, high = interval(found, of)
+    if len(names) == len(found):
+        wilson = stats.binomtest(int(found.sum()), len(found)).proportion_ci(LEVEL, method="wilson")
+        low, high = float(wilson.low), float(wilson.high)
+    else:
+        low, high = interval(found, of)
+        low, high = (0.0 if value == 0 else low), (1.0 if value == 1 else high)  # free of rounding
     return Estimate(value, low, high, len(found), len(names), "Wilson")
 
 
@@ -202,7 +203,7 @@ def _bootstrap(
         # scipy warns where BCa is not defined; that case is answered below.
         with np.errstate(all="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = stats.bootstrap(data, compute, method=method, random_state=rng, **options).confidence_interval
+            found = stats.bootstrap(data, compute, method=method, random_state=rng, **options).confidence_interval  # pyright: ignore[reportCallIssue]
         if np.isfinite(found.low) and np.isfinite(found.high):
             return (float(found.low), float(found.high)), method
     raise DataError("the statistic is not finite on resampled items")
@@ -242,7 +243,8 @@ def max_statistic(
         null: ``[n, places]``.
         side: what counts as extreme.
         scale: divide each place by the root mean square of all its draws, the observed one included, so that a place
-            where random directions do much does not drown the others; the test stays exact, since all are treated alike.
+            where random directions do much does not drown the others; the test stays exact, since all are treated
+            alike.
 
     Returns:
         ``[places]`` corrected p-values.
@@ -277,7 +279,7 @@ def sign_flip_p_value(
     found = _checked(differences)
     _, _, sums = _by_source(found, sources)
     flipped = stats.permutation_test(
-        (sums, np.zeros_like(sums)), lambda a, b, axis: (a - b).sum(axis=axis), permutation_type="samples",
+        (sums, np.zeros_like(sums)), lambda a, b, axis: (a - b).sum(axis=axis), permutation_type="samples",  # pyright: ignore[reportUnknownLambdaType]
         vectorized=True, n_resamples=resamples, alternative=side, rng=np.random.default_rng(seed),
     )  # fmt: skip
     return float(flipped.pvalue)
@@ -300,17 +302,15 @@ def spearman(strengths: Sequence[float] | Array, values: Sequence[float] | Array
     x, y = _checked(strengths), _checked(values)
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         return float("nan")
-    return float(stats.spearmanr(x, y).statistic)
+    return float(stats.spearmanr(x, y).statistic)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def spearman_brown(half: float, factor: float = 2.0) -> float:
-    """The reliability of a measurement ``factor`` times as long: ``k r / (1 + (k - 1) r)`` (Spearman 1910, Brown 1910)."""
+    """The reliability of something ``factor`` times as long: ``k r / (1 + (k - 1) r)`` (Spearman, Brown, both 1910)."""
     return factor * half / (1 + (factor - 1) * half)
 
 
-def split_half(
-    values: Array, sources: Sequence[Any] | None = None, *, splits: int = 50, seed: int = 0
-) -> float:  # fmt: skip
+def split_half(values: Array, sources: Sequence[Any] | None = None, *, splits: int = 50, seed: int = 0) -> float:
     """How reliably items rank settings: the correlation between the mean curves of two random halves of the sources,
     averaged over splits and carried to full length by Spearman and Brown.
 

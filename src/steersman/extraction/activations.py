@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
 
-import torch
 from torch import Tensor
 
-from ..errors import DataError, PromptError
+from ..errors import DataError
 from ..model import SteeringModel
-from ..model.hooks import read_sites
-from ..model.hooks.reading import stop_after
-from ..model.own_mask import why_not
-from ..model.tokens import Batch, Prompts, listed
-from ..plan import PlanLike
+from ..model.tokens import Prompts, listed
+from ..plan import Plan, PlanLike
 from ..sites import Indices, Sites, check_component, layer_indices
 from ..sites import site as whole_site
 from ..values import LayerValues
 from ..vector import Origin
-from .packing import WORTH, Packed, pack, packed_tokens
+from .budget import TOKEN_BUDGET
+from .gathering import CaptureGather, MeanGather, RowGather
+from .passes import batches, check_budget
+from .progress import ProgressLike, reporting
 from .reading import Item, Read, ReadLike, Text, Texts, listed_texts, prepare
-
-log = logging.getLogger(__name__)
-
-#: Padded tokens per forward pass. Larger passes gain nothing on a CPU; a GPU takes more through ``token_budget=``.
-TOKEN_BUDGET = 2048
+from .work import Gather, RunnerLike, Work, find_runner
 
 
 class Activations(LayerValues):
@@ -35,6 +29,18 @@ class Activations(LayerValues):
 
     def __len__(self) -> int:
         return len(self[self.layers[0]])
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Activations:
+        """Activations that :func:`activations` wrote to a folder: mapped into memory, read from disk as they are used.
+
+        Raises:
+            FileNotFoundError: there are none in this folder, or they are not complete.
+            FileFormatError: a file that is damaged, or none of ours.
+        """
+        from .on_disk import open_folder
+
+        return open_folder(folder)
 
 
 def activations(
@@ -45,7 +51,10 @@ def activations(
     site: str = "resid_post",
     read: ReadLike = "last",
     steer: PlanLike = None,
-    token_budget: int = TOKEN_BUDGET,
+    token_budget: int | None = None,
+    out: str | Path | None = None,
+    runner: RunnerLike = None,
+    progress: ProgressLike = None,
 ) -> Activations:
     """Read the activations of texts.
 
@@ -57,24 +66,32 @@ def activations(
         read: ``"last"``, ``"mean"`` (special tokens excluded), ``"response"``, ``"answer"``, ``after("text")``, or the
             index of a token; see :mod:`steersman.extraction.reading`.
         steer: a plan in force meanwhile.
-        token_budget: padded tokens per forward pass.
+        token_budget: padded tokens per forward pass; measured unless given.
+        out: a folder to write them to, for more than the memory holds: one safetensors file per layer, mapped into
+            memory. Interrupted, the same call goes on where it stopped; :meth:`Activations.open` opens them again.
+            Texts are then checked as they are come to.
+        runner: what runs the model: ``"local"``, ``"ray"``, or a runner such as ``RayRunner(workers=4)``.
+        progress: a bar on a terminal (None), always or never (True, False), or a function of (tokens done, tokens).
 
     Returns:
         float32 on the CPU; the result does not depend on the batches.
 
     Raises:
         PromptError, DataError, MismatchError: before any forward pass.
+        ResourceError: the memory does not hold a single text.
     """
     items = listed_texts(texts)
-    chosen = resolve_layers(model, layers, site)
-    rows: dict[int, list[Tensor]] = {layer: [torch.empty(0)] * len(items) for layer in chosen}
+    how = Read.parse(read)
+    work = _work(model, layers, site, steer=steer, token_budget=token_budget)
+    if out is not None:
+        from .on_disk import write_folder
 
-    def keep(number: int, layer: int, values: Tensor) -> None:
-        rows[layer][number] = values
-
-    visit(model, items, chosen, site, Read.parse(read), keep, steer=steer, token_budget=token_budget)
-    tensors = {layer: per_unit(model, site, torch.stack(found)) for layer, found in rows.items()}
-    return Activations(tensors, site=site, origin=Origin.of(model.shape), metadata={"read": str(Read.parse(read))})
+        return write_folder(Path(out), model, items, how, work, runner=runner, progress=progress)
+    prepared = prepare(model, items, how)
+    gather = RowGather(range(len(items)))
+    run_work(model, prepared, work, gather, runner=runner, progress=progress)
+    tensors = {layer: per_unit(model, site, gather.pop(layer)) for layer in work.layers}
+    return Activations(tensors, site=site, origin=Origin.of(model.shape), metadata={"read": str(how)})
 
 
 def capture(
@@ -94,14 +111,17 @@ def capture(
         PromptError, MismatchError: before any forward pass.
     """
     items, single = listed(prompt)
-    chosen = resolve_layers(model, layers, site)
-    found: list[dict[int, Tensor]] = [{} for _ in items]
-
-    def keep(number: int, layer: int, values: Tensor) -> None:
-        found[number][layer] = per_unit(model, site, values)
-
-    visit(model, items, chosen, site, None, keep, steer=steer)
-    captures = [LayerValues(tensors, site=site, origin=Origin.of(model.shape)) for tensors in found]
+    work = _work(model, layers, site, average=False, steer=steer)
+    gather = CaptureGather()
+    run_work(model, prepare(model, items, None), work, gather, progress=False)
+    captures = [
+        LayerValues(
+            {layer: per_unit(model, site, values) for layer, values in gather.found[number].items()},
+            site=site,
+            origin=Origin.of(model.shape),
+        )
+        for number in range(len(items))
+    ]
     return captures[0] if single else captures
 
 
@@ -111,7 +131,9 @@ def mean_activations(
     *,
     sites: Sites | str = "resid_post",
     by_position: bool = False,
-    token_budget: int = TOKEN_BUDGET,
+    token_budget: int | None = None,
+    runner: RunnerLike = None,
+    progress: ProgressLike = None,
 ) -> LayerValues:
     """The mean of a component over the tokens of a corpus, for :class:`steersman.Mean`.
 
@@ -121,30 +143,45 @@ def mean_activations(
         sites: a component, or a choice such as ``heads("all")``; whole layers are kept, whatever heads were chosen.
         by_position: one mean per position, ``[longest, width]``, each over the texts that reach it; else one over all
             tokens but the first (which is an attention sink in most models).
-        token_budget: padded tokens per forward pass.
+        token_budget, runner, progress: as of :func:`activations`.
+
+    Raises:
+        DataError: no text has a token beyond its first, and ``by_position`` is off.
     """
-    items, _ = listed(corpus)
+    texts, _ = listed(corpus)
     choice = sites if isinstance(sites, Sites) else whole_site(check_component(sites))
     chosen = [layer for layer, _ in model.shape.expand(choice, "mean_activations()")]
-    sums: dict[int, Tensor] = {}
-    counts: dict[int, Tensor] = {}
-    lengths = [len(model.tokens.encode(item)) for item in items]
-    longest = max(lengths)
-    if longest < 2 and not by_position:
+    items = prepare(model, texts, None)
+    lengths = [len(item.ids) for item in items]
+    if not by_position:
+        items = [Item(item.number, item.ids, item.read[1:]) for item in items if len(item.ids) > 1]
+    if not items:
         raise DataError("the corpus has no token beyond the first of each text, and that one is left out of the mean")
-
-    def add(number: int, layer: int, values: Tensor) -> None:
-        rows = values.double() if by_position else values[1:].double().sum(0, keepdim=True)
-        size = longest if by_position else 1
-        sums.setdefault(layer, torch.zeros(size, values.shape[1], dtype=torch.float64))[: len(rows)] += rows
-        counted = torch.ones(len(values)) if by_position else torch.tensor([len(values) - 1.0])
-        counts.setdefault(layer, torch.zeros(size, dtype=torch.float64))[: len(counted)] += counted
-
-    visit(model, items, chosen, choice.component, None, add, token_budget=token_budget)
-    means = {layer: (total / counts[layer][:, None]).float() for layer, total in sums.items()}
-    means = {layer: per_unit(model, choice.component, m if by_position else m[0]) for layer, m in means.items()}
-    facts = {"texts": len(items), "tokens": sum(lengths), "by_position": by_position}
+    gather = MeanGather(max(lengths) if by_position else 1)
+    work = Work(tuple(chosen), choice.component, average=False, token_budget=token_budget)
+    run_work(model, items, work, gather, runner=runner, progress=progress)
+    means = {
+        layer: per_unit(model, choice.component, mean if by_position else mean[0])
+        for layer, mean in gather.means().items()
+    }
+    facts = {"texts": len(texts), "tokens": sum(lengths), "by_position": by_position}
     return LayerValues(means, site=choice.component, name="means", origin=Origin.of(model.shape), metadata=facts)
+
+
+def run_work(
+    model: SteeringModel,
+    items: Sequence[Item],
+    work: Work,
+    gather: Gather,
+    *,
+    runner: RunnerLike = None,
+    progress: ProgressLike = None,
+) -> None:
+    """Read all items into a gather, with a progress bar where the work is long."""
+    check_budget(work.token_budget)
+    run = find_runner(runner)
+    with reporting(progress, items, f"reading {len(items)} texts") as done:
+        run(model, items, work, gather, done)
 
 
 def resolve_layers(model: SteeringModel, layers: str | Indices, site: str) -> list[int]:
@@ -167,83 +204,57 @@ def visit(
     receive: Callable[[int, int, Tensor], None],
     *,
     steer: PlanLike = None,
-    token_budget: int = TOKEN_BUDGET,
+    token_budget: int | None = None,
     norms: Mapping[int, list[Tensor]] | None = None,
 ) -> None:
-    """Run the model over items, no further than the deepest layer needed, shared beginnings once where that is exact.
+    """Run the model over items and hand what is read to a function, item by item and layer by layer.
 
     Args:
         read: which tokens to average; None hands over all of an item's tokens.
         receive: called with (item number, layer, float32 values on the CPU): ``[width]``, or ``[seq, width]``.
         norms: if given, collects per layer the norm of every token but the first of each text.
     """
-    prepared = prepare(model, items, read)
-    places = [(site, layer) for layer in layers]
-    for one in _passes(model, prepared, steer, token_budget):
-        with (
-            model.forward_only(steer, [item.ids for item, _, _ in one.texts]) as forward,
-            read_sites(model.architecture, places, one.columns) as seen,
-            stop_after(model.architecture, max(layers)),
-        ):
-            forward(one.inputs)
-        for layer in layers:
-            values = seen.pop((site, layer)).float()
-            lengths = values.norm(dim=-1) if norms is not None else None
-            for item, row, tokens in one.texts:
-                if norms is not None and lengths is not None:
-                    norms[layer].append(lengths[row, tokens[1:]].cpu())
-                picked = values[row, tokens[item.read]]
-                receive(item.number, layer, (picked if read is None else picked.mean(0)).cpu())
+    every = frozenset(range(len(items))) if norms is not None else frozenset[int]()
+    work = Work(
+        tuple(sorted(layers)), site, average=read is not None, norms=every, steer=Plan.of(steer),
+        token_budget=token_budget,
+    )  # fmt: skip
+    run_work(model, prepare(model, items, read), work, _Callback(receive, norms), progress=False)
 
 
-@dataclass(frozen=True)
-class _Pass:
-    """One forward pass: what the decoder is given, and where the tokens of each text stand in it."""
+class _Callback:
+    """A gather that keeps nothing."""
 
-    inputs: Batch | dict[str, Any]
-    columns: int
-    texts: list[tuple[Item, int, Tensor]]
+    def __init__(self, receive: Callable[[int, int, Tensor], None], norms: Mapping[int, list[Tensor]] | None) -> None:
+        self.receive, self.norms = receive, norms
 
+    def add(self, numbers: Sequence[int], rows: Mapping[int, Tensor | Sequence[Tensor]]) -> None:
+        for layer, values in rows.items():
+            for number, value in zip(numbers, values, strict=True):
+                self.receive(number, layer, value)
 
-def _passes(model: SteeringModel, items: list[Item], steer: PlanLike, budget: int) -> Iterator[_Pass]:
-    """Packed where beginnings are shared and nothing steers, else in batches of similar length."""
-    packs = _packs(model, items, steer)
-    for tree in packs:
-        texts = [(items[number], 0, path) for number, path in tree.paths]
-        yield _Pass(tree.inputs(model.architecture, model.device, model.dtype), len(tree.ids), texts)
-    for group in batches(items, budget) if not packs else ():
-        batch = model.tokens.batch([item.ids for item in group])
-        columns = batch.input_ids.shape[1]
-        texts = [(item, row, torch.arange(columns - len(item.ids), columns)) for row, item in enumerate(group)]
-        yield _Pass(batch, columns, texts)
+    def add_norms(self, norms: Mapping[int, Tensor]) -> None:
+        for layer, values in norms.items() if self.norms is not None else ():
+            cast(Mapping[int, list[Tensor]], self.norms)[layer].append(values)
 
+    def empty(self, numbers: Sequence[int]) -> _Callback:
+        raise NotImplementedError("a function is called here and nowhere else")
 
-def _packs(model: SteeringModel, items: list[Item], steer: PlanLike) -> list[Packed]:
-    """The texts as trees, if that saves enough and is exact here; else nothing."""
-    if len(items) < 2 or model.steered_by(steer):
-        return []
-    packs = pack([item.ids for item in items])
-    if packed_tokens(packs) > WORTH * sum(len(item.ids) for item in items):
-        return []
-    reason = why_not(model.architecture, max(len(item.ids) for item in items))
-    if reason is not None:
-        log.info("shared beginnings are computed for each text: %s", reason)
-        return []
-    return packs
+    def merge(self, other: object) -> None:
+        raise NotImplementedError("a function is called here and nowhere else")
 
 
-def batches(items: Sequence[Item], budget: int) -> Iterator[list[Item]]:
-    """Groups of items of similar length whose padded size stays within the budget (one item always fits)."""
-    if budget < 1:
-        raise PromptError(f"token_budget must be at least 1, got {budget}")
-    group: list[Item] = []
-    for item in sorted(items, key=lambda item: len(item.ids)):
-        if group and len(item.ids) * (len(group) + 1) > budget:
-            yield group
-            group = []
-        group.append(item)
-    if group:
-        yield group
+def _work(
+    model: SteeringModel,
+    layers: str | Indices,
+    site: str,
+    *,
+    average: bool = True,
+    steer: PlanLike = None,
+    token_budget: int | None = None,
+) -> Work:
+    chosen = tuple(resolve_layers(model, layers, site))
+    return Work(chosen, site, average=average, steer=Plan.of(steer), token_budget=token_budget)
 
 
-__all__ = ["Activations", "activations", "capture", "mean_activations"]
+__all__ = ["TOKEN_BUDGET", "Activations", "activations", "batches", "capture", "mean_activations"]

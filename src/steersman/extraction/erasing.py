@@ -28,6 +28,8 @@ from ..vector import Origin
 
 log = logging.getLogger(__name__)
 
+#: Rows taken at a time, so that activations on disk need not fit into memory.
+ROWS = 8192
 #: Singular values of W Sigma_xz below this share of the largest are rounding.
 SMALLEST = 1e-9
 
@@ -163,7 +165,15 @@ def fit_eraser(
     Raises:
         DataError: a label for each example is missing, or there is one class only.
     """
-    return EraserFitter(shrinkage=shrinkage).update(acts, labels).eraser(name)
+    known, names = acts if isinstance(acts, LayerValues) else LayerValues(acts), _labels(labels)
+    fitter = EraserFitter(shrinkage=shrinkage)
+    values = {layer: known[layer] for layer in known.layers}
+    if any(len(one) != len(names) for one in values.values()):  # is refused in whole
+        return fitter.update(known, names).eraser(name)
+    for start in range(0, len(names), ROWS):
+        part = {layer: one[start : start + ROWS] for layer, one in values.items()}
+        fitter.update(LayerValues(part, site=known.site, origin=known.origin), names[start : start + ROWS])
+    return fitter.eraser(name)
 
 
 def leace(moments: Moments, *, shrinkage: bool = False) -> tuple[Tensor, Tensor, Tensor]:

@@ -43,6 +43,10 @@ class Item:
     ids: list[int]
     read: list[int]
 
+    def at(self, number: int) -> Item:
+        """The same under another number."""
+        return Item(number, self.ids, self.read)
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -55,11 +59,19 @@ class Encoded:
     @classmethod
     def of(cls, tokens: Tokens, text: Text) -> Encoded:
         """A response is tokenised by itself, as it is when it continues the prompt."""
-        if not is_continued(text):
-            return cls(text, tokens.encode(cast(Prompt, text)), None)
-        prompt, response = cast(Continued, text)
-        ids = tokens.encode(prompt)
-        return cls(text, [*ids, *tokens.continuation(response)], len(ids))
+        return cls.all(tokens, [text])[0]
+
+    @classmethod
+    def all(cls, tokens: Tokens, texts: Sequence[Text]) -> list[Encoded]:
+        """The same for many texts, tokenised together."""
+        prompts = [cast(Continued, text)[0] if is_continued(text) else cast(Prompt, text) for text in texts]
+        found: list[Encoded] = []
+        for text, ids in zip(texts, tokens.encode_all(prompts), strict=True):
+            if is_continued(text):
+                found.append(cls(text, [*ids, *tokens.continuation(cast(Continued, text)[1])], len(ids)))
+            else:
+                found.append(cls(text, ids, None))
+        return found
 
 
 @dataclass(frozen=True)
@@ -122,7 +134,7 @@ class Read:
 
 def prepare(model: SteeringModel, texts: Sequence[Text], read: Read | None) -> list[Item]:
     """The tokens of texts and which of them are read (all if None); everything is checked here, before any pass."""
-    encoded = [Encoded.of(model.tokens, text) for text in texts]
+    encoded = Encoded.all(model.tokens, texts)
     model.check_length([text.ids for text in encoded])
     return [
         Item(i, text.ids, list(range(len(text.ids))) if read is None else read.tokens(model.tokens, text, f"text {i}"))

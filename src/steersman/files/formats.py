@@ -20,6 +20,12 @@ def is_native(path: str | Path) -> bool:
     return not source.is_dir() and _reader_named(source) == "native"
 
 
+def is_vector_folder(path: str | Path) -> bool:
+    """Whether a folder holds the vector of another library, by the names of its files."""
+    source = Path(path)
+    return source.is_dir() and (probe_folder.is_folder(source) or torch_vectors.is_folder(source))
+
+
 def read(path: str | Path, *, index_offset: int = 0, site: str | None = None) -> Foreign:
     """The vector of a foreign file or folder.
 

@@ -84,8 +84,10 @@ class Branching:
         reason = why_not(self.model.architecture, 0)
         if reason is not None:
             raise UnsupportedError(f"{self.model.shape.name}: {reason}")
-        with torch.inference_mode():
-            self._prove()
+        if "branches" not in self.model.engine.proved:
+            with torch.inference_mode():
+                self._prove()
+            self.model.engine.proved["branches"] = True
 
     def why_not(self, stems: Sequence[Stem]) -> str | None:
         """The reason why these stems cannot be run exactly, or None."""
@@ -158,26 +160,51 @@ class Branching:
             UnsupportedError: a condition on a model that an edit or a context is steering already.
         """
         layer, forks = self.resumable.first_layer(plans), len(plans)
-        stems, width = len(trunk.stems), trunk.width
-        rows = [
-            Row(row.prompt_length, row.ids, row.find_marker, row.label, number)
-            for stem in range(stems)
-            for number in range(forks)
-            for row in trunk.rows[stem * trunk.endings : (stem + 1) * trunk.endings]
-        ]
-        chunks = [
-            chunk
-            for stem in range(stems)
-            for chunk in trunk.chunks[stem * trunk.endings : (stem + 1) * trunk.endings] * forks
-        ]
+        rows, chunks = self._forked(trunk, forks)
         with torch.inference_mode():
             self._decide(trunk, plans, rows)
             stream = trunk.residuals[layer].repeat(1, forks, 1)
             stream = self.resumable.act(layer - 1, stream, plans, rows, chunks)
-            given = [self.resumable.always + plan for plan in plans]
-            with self.model.engine.call(given, rows) as run, run.by_hand(rows, chunks, width, stream.device):
-                stream = self._blocks(trunk, layer, stream, forks)
-        return stream.reshape(stems, forks, trunk.endings, width, -1)
+            stream = self._steered(trunk, layer, stream, plans, rows, chunks)
+        return stream.reshape(len(trunk.stems), forks, trunk.endings, trunk.width, -1)
+
+    def resume(self, trunk: Trunk, layer: int, stream: Tensor) -> Tensor:
+        """Run blocks ``layer ..`` of branches from a residual stream, under what always acts on the model alone.
+
+        Args:
+            trunk: what the branches leave.
+            layer: the block that ``stream`` enters.
+            stream: ``[stems, forks * endings * width, d_model]``, the branches of a stem fork by fork.
+
+        Returns:
+            ``[stems, forks, endings, width, d_model]``.
+        """
+        forks = stream.shape[1] // (trunk.endings * trunk.width)
+        with torch.inference_mode():
+            stream = self._steered(trunk, layer, stream, [Plan()] * forks, *self._forked(trunk, forks))
+        return stream.reshape(len(trunk.stems), forks, trunk.endings, trunk.width, -1)
+
+    @staticmethod
+    def _forked(trunk: Trunk, forks: int) -> tuple[list[Row], list[Chunk]]:
+        """The rows and tokens of so many forks, those of a stem together, each fork with its own number as plan."""
+        rows: list[Row] = []
+        chunks: list[Chunk] = []
+        for first in range(0, len(trunk.rows), trunk.endings):
+            own = trunk.rows[first : first + trunk.endings]
+            rows += [
+                Row(row.prompt_length, row.ids, row.find_marker, row.label, number)
+                for number in range(forks)
+                for row in own
+            ]
+            chunks += trunk.chunks[first : first + trunk.endings] * forks
+        return rows, chunks
+
+    def _steered(
+        self, trunk: Trunk, layer: int, stream: Tensor, plans: Sequence[Plan], rows: list[Row], chunks: list[Chunk]
+    ) -> Tensor:
+        given = [self.resumable.always + plan for plan in plans]
+        with self.model.engine.call(given, rows) as run, run.by_hand(rows, chunks, trunk.width, stream.device):
+            return self._blocks(trunk, layer, stream, len(plans))
 
     def _blocks(self, trunk: Trunk, layer: int, stream: Tensor, forks: int) -> Tensor:
         line = stream.shape[1]

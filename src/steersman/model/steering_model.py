@@ -222,8 +222,9 @@ class SteeringModel:
             steer: a plan for all prompts, or a list with one (or None) for each.
             settings: ``max_new_tokens`` (50); ``do_sample``, ``temperature``, ``top_k``, ``top_p`` (any of them turns
                 sampling on); ``seed``, which leaves the global random state alone, so that each row draws by its own (a
-                list gives each its seed); ``num_beams``, ``num_return_sequences``; ``stop``, one or several texts to end before; anything else
-                goes to transformers' ``generate``, such as ``repetition_penalty`` or ``cache_implementation="static"``.
+                list gives each its seed); ``num_beams``, ``num_return_sequences``; ``stop``, one or several texts to
+                end before; anything else goes to transformers' ``generate``, such as ``repetition_penalty`` or
+                ``cache_implementation="static"``.
 
         Returns:
             The continuation only: a string, or a list for a list of prompts; with ``num_return_sequences`` above 1 a
@@ -298,7 +299,7 @@ class SteeringModel:
         beams = bool(own.sampled) and own.num_beams > 1
         with (
             torch.inference_mode(),
-            forked_random_state(own.seed if beams else None),
+            forked_random_state(own.seed if beams else None),  # pyright: ignore[reportArgumentType]
             self._engine.call(plans, rows) as run,
         ):
             run.program.check_generation(rows, own.max_new_tokens)
@@ -460,7 +461,11 @@ class SteeringModel:
 
     def steered_by(self, steer: PlanLike) -> bool:
         """Whether anything would act on a call made now with this plan: an edit, a context, or the plan."""
-        return bool((self.always + Plan.of(steer)).actions(self.shape))
+        return bool(self.in_force(steer).actions(self.shape))
+
+    def in_force(self, steer: PlanLike = None) -> Plan:
+        """All that would act on a call made now with this plan: edits, then contexts, then the plan."""
+        return self.always + Plan.of(steer)
 
     @contextmanager
     def forward_only(
@@ -472,7 +477,7 @@ class SteeringModel:
 
         For readers of activations, who may also end the pass early; what it returns is nothing.
         """
-        plan = self.always + Plan.of(steer)
+        plan = self.in_force(steer)
         rows = [Row(len(ids), tuple(ids), self.tokens.find_marker, f"text {i}") for i, ids in enumerate(prompts)]
 
         def forward(batch: Batch | dict[str, Any]) -> None:

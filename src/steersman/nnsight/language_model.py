@@ -6,10 +6,11 @@ import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import nnsight
 from nnsight.intervention.interleaver import OutOfOrderError
 from nnsight.modeling.transformers import Generator
 from torch import nn
+
+import nnsight
 
 from ..errors import ArchitectureError, TraceError, UnsupportedError
 from ..model.architecture import Architecture, find_architecture
@@ -62,6 +63,11 @@ class LanguageModel(ModuleEnvoy, nnsight.LanguageModel):
             if self._name == "demo":
                 options.setdefault("dtype", "float32")
             source = str(demo_folder()) if self._name == "demo" else self._name
+            if options.get("tokenizer") is None and not options.get("dispatch", False):
+                from transformers import AutoTokenizer
+
+                shared = {key: options[key] for key in ("revision", "trust_remote_code") if key in options}
+                options["tokenizer"] = AutoTokenizer.from_pretrained(source, **shared)
         tokenizer = options.get("tokenizer")
         if tokenizer is not None and not isinstance(tokenizer, str):
             options["tokenizer"] = copy.deepcopy(tokenizer)  # nnsight gives it a pad token and a padding side
@@ -101,7 +107,7 @@ class LanguageModel(ModuleEnvoy, nnsight.LanguageModel):
 
     def _locate(self, architecture: Architecture) -> None:
         self._layout = layout_of(architecture)
-        self._name = architecture.shape.name
+        self._name = architecture.shape.name  # pyright: ignore[reportIncompatibleMethodOverride]
         self._blocks_path = self._layout.blocks
 
     @property
@@ -114,7 +120,7 @@ class LanguageModel(ModuleEnvoy, nnsight.LanguageModel):
 
     @property
     def blocks(self) -> Any:
-        """The decoder blocks: ``model.blocks[3].attention``, ``.mlp``, ``.heads``, ``.resid_mid`` and the other sites."""
+        """The decoder blocks: ``model.blocks[3].attention``, ``.mlp``, ``.heads``, ``.resid_mid`` ..."""
         if self._blocks_path is None:
             self.dispatch()
         return self.get(cast(str, self._blocks_path))
@@ -130,7 +136,7 @@ class LanguageModel(ModuleEnvoy, nnsight.LanguageModel):
         """Open a trace of shapes alone; it needs no weights."""
         return Scan(self, self._call if fn is None else fn, *inputs, backend=backend, **options)
 
-    def session(self, **options: Any) -> Any:
+    def session(self, **options: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Open a session: traces inside share values without saving them."""
         if options.get("tracer_cls") is None:
             options["tracer_cls"] = Session

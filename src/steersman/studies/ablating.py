@@ -47,19 +47,19 @@ def ablation_study(
 ) -> AblationStudy:
     """Ablate each component in turn, and measure what becomes of a metric.
 
-    Equal to one steered forward pass per component (``model.logits(prompts, steer=Mean(heads(4, 1), means))``, ...), and
-    faster: everything below the component is computed once for all, and the last block's MLP, the final norm and the
-    unembedding run at the scored tokens only.
+    Equal to one steered forward pass per component (``model.logits(prompts, steer=Mean(heads(4, 1), means))``, ...),
+    and faster: everything below the component is computed once for all, and the last block's MLP, the final norm and
+    the unembedding run at the scored tokens only.
 
     Args:
         model: the model; an edited one is studied as edited.
         prompts: texts or chats, of any lengths.
         sites: :func:`heads`, :func:`neurons`, :func:`attention`, :func:`mlp`, :func:`block`, :func:`site`, their names
-            (``"heads"``) or a list of these: one component for each head, neuron or layer. A mapping name -> sites makes
-            each entry one component, ablated together. For ``mode="directional"``: a direction ``[d_model]``, a mapping
-            name -> direction, or a steering vector, whose direction of each layer is a component of its own.
-        mode: ``"zero"``; ``"mean"``, over the reference; ``"resample"``: the values at the same positions of a text drawn
-            from the reference; ``"directional"``: projected out of all that writes the residual stream.
+            (``"heads"``) or a list of these: one component for each head, neuron or layer. A mapping name -> sites
+            makes each entry one component, ablated together. For ``mode="directional"``: a direction ``[d_model]``, a
+            mapping name -> direction, or a steering vector, whose direction of each layer is a component of its own.
+        mode: ``"zero"``; ``"mean"``, over the reference; ``"resample"``: the values at the same positions of a text
+            drawn from the reference; ``"directional"``: projected out of all that writes the residual stream.
         reference: texts for ``"mean"`` and ``"resample"``, by default the prompts themselves.
         metric: :func:`logit_difference`, :func:`probability`, ``"kl"``, ``"loss"``, or a function of the logits.
         positions: the tokens at which components are ablated.
@@ -86,7 +86,8 @@ def ablation_study(
     meter = Meter(model, chosen, len(items))
     groups = list(grouped(model, ids, token_budget))
     settings: dict[str, Any] = {
-        "seed": seed, "prompts": len(items), "positions": str(where), "by_position": by_position if mode == "mean" else None,
+        "seed": seed, "prompts": len(items), "positions": str(where),
+        "by_position": by_position if mode == "mean" else None,
         "reference": None if reference is None else len(listed(reference)[0]),
     }  # fmt: skip
     if mode == "directional":
@@ -124,6 +125,7 @@ def _check_positions(groups: Sequence[Group], where: Positions) -> None:
 
 
 def counting(progress: Progress | None, total: int) -> Callable[[int], None]:
+    """A function that is told how much more is done, and tells ``progress`` how much that is of all."""
     done = 0
 
     def count(more: int) -> None:
@@ -176,14 +178,14 @@ def _directions(model: SteeringModel, sites: object) -> dict[str, Tensor]:
     given = cast("Mapping[str, Any]", sites) if isinstance(sites, Mapping) else {}
     if not given or not all(isinstance(value, Tensor) for value in given.values()):
         raise InterventionError(
-            'mode="directional" projects directions out: give sites= a tensor [d_model], a mapping name -> tensor, or a '
-            "steering vector"
+            'mode="directional" projects directions out: give sites= a tensor [d_model], a mapping name -> tensor, or '
+            "a steering vector"
         )
     return dict(given)
 
 
 def _random_directions(model: SteeringModel, items: Sequence[Prompt], count: int, seed: int) -> list[Tensor]:
-    """Directions as the residual stream of the middle layer itself varies, over all tokens of the prompts but the first."""
+    """Directions as the residual stream of the middle layer varies, over all tokens of the prompts but the first."""
     if count < 1:
         return []
     layer = model.n_layers // 2

@@ -1,10 +1,10 @@
 """Ablation studies: what is lost without each component.
 
-A component is set to zero, to its mean over a reference corpus, or to its value on another text (zero, mean and resample
-ablation; Chan et al. 2022, "Causal scrubbing"; Wang et al. 2022, arXiv:2211.00593), or a direction is projected out of
-all that writes the residual stream (Arditi et al. 2024, arXiv:2406.11717). Zero is the harshest: it takes a component
-to where it never is. What an ablation shows is whether the metric needs the component *here*; others may stand in for
-it, and a component that only inhibits others shows as a gain.
+A component is set to zero, to its mean over a reference corpus, or to its value on another text (zero, mean and
+resample ablation; Chan et al. 2022, "Causal scrubbing"; Wang et al. 2022, arXiv:2211.00593), or a direction is
+projected out of all that writes the residual stream (Arditi et al. 2024, arXiv:2406.11717). Zero is the
+harshest: it takes a component to where it never is. What an ablation shows is whether the metric needs the component
+*here*; others may stand in for it, and a component that only inhibits others shows as a gain.
 """
 
 from __future__ import annotations

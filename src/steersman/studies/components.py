@@ -103,8 +103,7 @@ def components(shape: ModelShape, sites: SitesLike, what: str) -> list[Component
         InterventionError, MismatchError: nothing named, named twice, or not in this model.
     """
     if isinstance(sites, Mapping):
-        groups = cast("Mapping[str, Sites | Sequence[Sites]]", sites)
-        found = [_group(shape, str(name), group, what) for name, group in groups.items()]
+        found = [_group(shape, str(name), group, what) for name, group in sites.items()]
     else:
         several = cast("Sequence[Sites | str]", [sites] if isinstance(sites, Sites | str) else sites)
         found = [one for item in several for one in _single(shape, item, what)]

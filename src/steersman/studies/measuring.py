@@ -63,9 +63,11 @@ class Meter:
         """``[rows]`` float64 from scored logits; ``base`` are those of the run compared with, by default these."""
         logits = logits.float()
         where = Where(
-            torch.tensor(group.numbers), logits if base is None else base.float(), group.batch.input_ids.to(logits.device),
+            torch.tensor(group.numbers),
+            logits if base is None else base.float(),
+            group.batch.input_ids.to(logits.device),
             group.mask.to(logits.device),
-        )  # fmt: skip
+        )
         return self._measure(logits, where).double()
 
 

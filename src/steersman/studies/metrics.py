@@ -18,7 +18,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -214,8 +214,7 @@ def token_ids(model: SteeringModel, answers: Answers, prompts: int, what: str) -
     Raises:
         DataError: a text of several tokens, or another number of answers than of prompts.
     """
-    several = not isinstance(answers, str | int)
-    given = list(cast("Sequence[str | int]", answers)) if several else [cast("str | int", answers)] * prompts
+    given = [answers] * prompts if isinstance(answers, str | int) else list(answers)
     if len(given) != prompts:
         raise DataError(f"{what}: {len(given)} answers for {prompts} prompts; give one for each, or one for all")
     known: dict[str | int, int] = {}

@@ -1,8 +1,8 @@
 """Activation patching: where the difference between two prompts is held.
 
-``clean`` and ``corrupt`` prompts are of equal length and differ in what matters. *Denoising* runs the corrupt prompt and
-puts one activation of the clean run in: what restores the clean behaviour is sufficient for it. *Noising* runs the clean
-prompt and puts a corrupt activation in: what breaks it is necessary. Either way the score is
+``clean`` and ``corrupt`` prompts are of equal length and differ in what matters. *Denoising* runs the corrupt prompt
+and puts one activation of the clean run in: what restores the clean behaviour is sufficient for it. *Noising* runs the
+clean prompt and puts a corrupt activation in: what breaks it is necessary. Either way the score is
 
     (m_patched - m_corrupt) / (m_clean - m_corrupt)
 
@@ -12,7 +12,7 @@ arXiv:2004.12265; Meng et al. 2022, arXiv:2202.05262; Heimersheim & Nanda 2024, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Direction = Literal["denoising", "noising"]
+#: So many tokens have room for their labels side by side.
+_WRITTEN = 10
 
 
 @dataclass(frozen=True)
@@ -197,7 +199,8 @@ class PatchingStudy:
         pairs = f"{len(self.clean)} pair{'s' if len(self.clean) > 1 else ''}"
         return f"clean {shown(float(np.mean(self.clean)))}, corrupt {shown(float(np.mean(self.corrupt)))} over {pairs}"
 
-    def _grid(self) -> Any:
+    def _grid(self) -> tuple[list[int], list[Any], str, Callable[[Patch], tuple[int, int]]]:
+        """Layers, columns, the name of their axis, and the cell of a patch."""
         kinds = {one.component.kind for one in self.patches}
         places = list(dict.fromkeys(one.place for one in self.patches))
         if len(kinds) > 1 or "group" in kinds:
@@ -207,10 +210,21 @@ class PatchingStudy:
         if units and len(places) > 1:
             raise DataError("heads at several positions are no map of two sides; draw them with bars()")
         if units:
-            return rows, units, "head", lambda one: (rows.index(one.component.layer), units.index(one.component.unit))
+            kind = "head" if "z" in kinds else "neuron"
+            return (
+                rows,
+                units,
+                kind,
+                lambda one: (rows.index(one.component.layer or 0), units.index(one.component.unit or 0)),
+            )
         labels = [place.label for place in places]
-        # without a name of the axis every token is written, cut to its column
-        return rows, labels, "", lambda one: (rows.index(one.component.layer), one.place.index)
+        # Without a name of the axis every token is written, cut to its column; where that leaves little, some in full.
+        return (
+            rows,
+            labels,
+            "" if len(labels) <= _WRITTEN else "position",
+            lambda one: (rows.index(one.component.layer or 0), one.place.index),
+        )
 
 
 def scored(

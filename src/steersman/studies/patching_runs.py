@@ -56,8 +56,8 @@ def patching_study(
         metric: as there; it should tell the clean runs from the corrupt ones. The KL divergence is from the clean run.
         direction: ``"denoising"``: clean activations into the corrupt run. ``"noising"``: the reverse.
         positions: ``"each"`` position by itself, the default where whole components are patched; otherwise the tokens
-            patched together: ``"all"``, the default for heads and neurons, ``"last"``, ``"prompt[4]"``, ...; several in a
-            list are patched one after the other. Pairs of different lengths are aligned at their ends.
+            patched together: ``"all"``, the default for heads and neurons, ``"last"``, ``"prompt[4]"``, ...; several in
+            a list are patched one after the other. Pairs of different lengths are aligned at their ends.
         attribution: estimate every score to first order, too, from one forward and one backward pass.
         screen: measure only so many patches, those with the largest first-order scores.
         seed: of the intervals.
@@ -183,8 +183,8 @@ def _check_gap(clean: Array, corrupt: Array, name: str) -> None:
     size = float(np.abs(clean).mean() + np.abs(corrupt).mean())
     if not abs(float(gap.mean())) > 1e-6 * size:
         raise DataError(
-            f"the metric {name} is the same in the clean and the corrupt runs ({clean.mean():.4g}), so there is nothing "
-            "to restore; use prompts or a metric that tell them apart"
+            f"the metric {name} is the same in the clean and the corrupt runs ({clean.mean():.4g}), so there is "
+            "nothing to restore; use prompts or a metric that tell them apart"
         )
     if len(gap) > 1 and abs(float(gap.mean())) < 2 * float(gap.std(ddof=1)) / len(gap) ** 0.5:
         log.warning(

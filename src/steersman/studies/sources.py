@@ -30,7 +30,7 @@ class Source(ABC):
 
     shared = True
 
-    def prepare(self, group: Group, wanted: Sequence[Place]) -> None:
+    def prepare(self, group: Group, wanted: Sequence[Place]) -> None:  # noqa: B027
         """Compute what is needed at these places; called before anything is asked for a group."""
 
     @abstractmethod
@@ -41,7 +41,7 @@ class Source(ABC):
     def intervention(self, part: Part, group: Group, row: int, positions: Positions | None) -> Intervention:
         """The same for one row as an ordinary intervention."""
 
-    def check(self, group: Group, positions: Positions | None) -> None:
+    def check(self, group: Group, positions: Positions | None) -> None:  # noqa: B027
         """Raise what would fail later; called for every group before any work."""
 
 
@@ -49,9 +49,11 @@ class Zeros(Source):
     """Nothing: zero ablation."""
 
     def at(self, place: Place, group: Group) -> Tensor:
+        """The values put in at a place."""
         return torch.zeros(1, 1, 1)
 
     def intervention(self, part: Part, group: Group, row: int, positions: Positions | None) -> Intervention:
+        """Those of one row, as an intervention."""
         return Zero(part.sites, positions=positions)
 
 
@@ -83,6 +85,7 @@ class Means(Source):
         )  # fmt: skip
 
     def at(self, place: Place, group: Group) -> Tensor:
+        """The values put in at a place."""
         name, layer = place
         found = self.means[name][layer]
         if not self.by_position:
@@ -90,9 +93,11 @@ class Means(Source):
         return found.flatten(1)[group.batch.position_ids]
 
     def intervention(self, part: Part, group: Group, row: int, positions: Positions | None) -> Intervention:
+        """Those of one row, as an intervention."""
         return Mean(part.sites, self.means[part.site], positions=positions)
 
     def check(self, group: Group, positions: Positions | None) -> None:
+        """Refuse prompts that are longer than the positions there are means for."""
         if not self.by_position:
             return
         known = min(len(values[layer]) for values in self.means.values() for layer in values)
@@ -127,6 +132,7 @@ class OtherRun(Source):
         ]
 
     def prepare(self, group: Group, wanted: Sequence[Place]) -> None:
+        """Run the counterparts of a group."""
         ids = self.ids(group)
         with (
             self.model.forward_only(None, ids) as forward,
@@ -136,9 +142,11 @@ class OtherRun(Source):
         self._found = {place: values.float() for place, values in seen.items()}
 
     def at(self, place: Place, group: Group) -> Tensor:
+        """The values put in at a place."""
         return self._found[place]
 
     def intervention(self, part: Part, group: Group, row: int, positions: Positions | None) -> Intervention:
+        """Those of one row, as an intervention."""
         own = self._found[part.place][row, group.columns - len(group.ids[row]) :]
         values = LayerValues({part.layer: own if part.site != "z" else own.reshape(len(own), self.model.n_heads, -1)})
         return Mean(part.sites, values, positions=positions)

@@ -14,7 +14,6 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from ..errors import SiteUnavailableError
 from ..model.architecture import Architecture
 
 
@@ -22,10 +21,8 @@ def thin_parts(architecture: Architecture) -> list[nn.Module]:
     """What of the last block maps token by token: attention's output projection, and the MLP."""
     last = architecture.shape.n_layers - 1
     found = [architecture.mlp(last)]
-    try:
+    if ("z", last) not in architecture.shape.unavailable:
         found.append(architecture.attention_projection(last))
-    except SiteUnavailableError:  # a block without attention heads
-        pass
     return found
 
 
@@ -64,6 +61,3 @@ def thinned(parts: list[nn.Module]) -> Generator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-__all__ = ["thin_parts", "thinned"]

@@ -23,7 +23,8 @@ PROMPTS = (
     "Once upon a time there was a",
 )
 #: Largest |dlogit| / max(1, |logit|) that rounding explains, by the coarsest precision that took part. Measured on
-#: random models of fifty families: 1e-6 to 1e-4 in float32, with linear recurrences 3e-4; 0.15 in bfloat16, 0.03 in float16.
+#: random models of fifty families: 1e-6 to 1e-4 in float32, with linear recurrences 3e-4; 0.15 in bfloat16, 0.03 in
+#: float16.
 TOLERANCES = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 2.0**-4, torch.bfloat16: 2.0**-2}
 #: Largest share of what the plan does that rounding explains, root mean squares, and the number of epsilons of the
 #: logits' size below which it is not asked: a plan may do less than rounding.
@@ -140,9 +141,7 @@ def verify(baked: SteeringModel, expected: Reference, stored: torch.dtype, toler
             if int(here.argmax()) != int(there.argmax()):
                 best = there.topk(2).values
                 if float(best[0] - best[1]) > 2 * allowed * max(1.0, float(best.abs().max())):
-                    raise _failed(
-                        f"prompt {expected.prompts[row]!r} is continued by another token at step {step + 1}"
-                    )
+                    raise _failed(f"prompt {expected.prompts[row]!r} is continued by another token at step {step + 1}")
                 ties += 1
                 break
     effect = float(moved.abs().max())
@@ -180,5 +179,5 @@ def _failed(what: str) -> VerificationError:
     return VerificationError(
         f"what was baked does not do what the hooks do: {what}. Nothing was kept. If the weights in memory are not "
         "those of the folder that the model was loaded from, bake from memory (from_memory=True); in low precision, "
-        "store in float32 (dtype=\"float32\") or allow more (tolerance=...)"
+        'store in float32 (dtype="float32") or allow more (tolerance=...)'
     )

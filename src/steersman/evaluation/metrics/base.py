@@ -85,7 +85,8 @@ class Row:
 class Metric(ABC):
     """A way to measure a comparison.
 
-    ``needs`` names what it cannot do without: ``"target"``, ``"plan"`` (a plan whose strength can be changed). A metric whose needs are not met is left out, and the evaluation says so.
+    ``needs`` names what it cannot do without: ``"target"``, ``"plan"`` (a plan whose strength can be changed). A metric
+    whose needs are not met is left out, and the evaluation says so.
     """
 
     name: ClassVar[str]
@@ -96,12 +97,14 @@ class Metric(ABC):
         """Measure."""
 
 
-def change(difference: Estimate, *, threshold: float = 0.0) -> str:
-    """What an interval of a difference says: that there is one, that none is seen, or that there are too few items."""
+def change(difference: Estimate, better: Better = "neither") -> str:
+    """What an interval of a difference says: that there is one, that none is seen, or that there are too few items.
+
+    Where it is known which way is better, that is said too.
+    """
     if difference.low is None or difference.high is None:
         return difference.note or "too few to measure"
-    if difference.low > threshold:
-        return "higher"
-    if difference.high < -threshold:
-        return "lower"
-    return "no change seen"
+    if not difference.excludes_zero:
+        return "no change seen"
+    way: Better = "higher" if difference.value > 0 else "lower"
+    return way if better == "neither" else f"{way}, {'better' if way == better else 'worse'}"

@@ -13,7 +13,8 @@ import numpy as np
 from ...conditions import Schedule
 from ...operations.base import Intervention
 from ...plan import Plan
-from ..arms import Comparison
+from ..arms import Arm, Comparison
+from ..items import Array
 from ..statistics import mean, share, slopes, spearman
 from .base import Metric, Row, change
 
@@ -27,6 +28,10 @@ def _scaled(item: Intervention, factor: float) -> Intervention:
     own = item.strength
     strength = Schedule(tuple(v * factor for v in own.values)) if isinstance(own, Schedule) else own * factor
     return replace(item, strength=strength)  # pyright: ignore[reportArgumentType, reportUnknownVariableType, reportCallIssue]
+
+
+#: Random directions that the band of the curve is drawn from, at each strength.
+BAND = 40
 
 
 @dataclass(frozen=True)
@@ -55,16 +60,18 @@ class DoseResponse(Metric):
         seed = comparison.settings.seed
         steerability = mean(each, base.sources, seed=seed)
         anti = share(each < 0, base.sources)
-        moved = curves.mean(0) - base.values.mean()
+        moved = curves - base.values[:, None]
+        effects = [mean(column, base.sources, seed=seed) for column in moved.T]
         details = {
             "factors": list(self.factors),
-            "mean": curves.mean(0).tolist(),
-            "intervals": [mean(column, base.sources, seed=seed).as_json() for column in curves.T],
+            "effects": [effect.as_json() for effect in effects],
+            "random": self._band(comparison),
+            "kl": self._costs(comparison),
             "slopes": each.tolist(),
             "slope_sd": float(each.std(ddof=1)) if len(each) > 1 else None,
-            "spearman": spearman(x, curves.mean(0)),
+            "spearman": spearman(x, moved.mean(0)),
             "asymmetry": {
-                str(f): float(moved[i] + moved[self.factors.index(-f)])
+                str(f): effects[i].value + effects[self.factors.index(-f)].value
                 for i, f in enumerate(self.factors)
                 if f > 0 and -f in self.factors
             },
@@ -76,6 +83,31 @@ class DoseResponse(Metric):
             Row("anti_steerable", "items that go the other way", "share", difference=anti, better="lower",
                 verdict=_said(anti.value)),
         ]  # fmt: skip
+
+    def _band(self, comparison: Comparison) -> list[list[float]] | None:
+        """At each strength the interval that holds 95% of random directions' effects; None without controls."""
+        drawn = comparison.controls[:BAND]
+        if not drawn:
+            return None
+        bands: list[list[float]] = []
+        for factor in self.factors:
+            effects: Array = np.zeros(1)
+            if factor == 1:
+                effects = comparison.random_effects
+            elif factor:
+                moved = comparison.under([scaled(plan, factor) for plan in drawn]) - comparison.before.values
+                effects = moved.mean(1)
+            bands.append([float(end) for end in np.quantile(effects, [0.025, 0.975])])
+        return bands
+
+    def _costs(self, comparison: Comparison) -> list[float]:
+        """The KL on neutral text at each strength."""
+        own = {0.0: 0.0, 1.0: comparison.divergence.mean}
+        rest = [factor for factor in self.factors if factor not in own]
+        arms = [Arm(comparison.base.model, scaled(comparison.steered.plan, factor)) for factor in rest]
+        found = [one.mean for one in comparison.divergences(arms)]
+        own |= dict(zip(rest, found, strict=True))
+        return [own[factor] for factor in self.factors]
 
 
 def _said(anti: float) -> str:

@@ -95,6 +95,6 @@ class Fluency(Metric):
         difference = mean(steered - base, samples.sources, seed=comparison.settings.seed)
         return Row(
             name, title, unit, float(base.mean()), float(steered.mean()), difference, "difference", better,
-            Control("another seed", float((again - base).mean()), len(again)), change(difference),
+            Control("another seed", float((again - base).mean()), len(again)), change(difference, better),
             {"texts": len(base), "max_new_tokens": comparison.settings.sampling.max_new_tokens},
         )  # fmt: skip

@@ -40,7 +40,7 @@ class SideEffect(Metric):
         else:
             said = f"{'above' if kl.low > budget else 'about'} the budget of {budget:g}"
         return [
-            Row("kl", f"KL on neutral text, {len(found.kl)} tokens", "nats per token", difference=kl, better="lower",
+            Row("kl", "KL on neutral text", "nats per token", difference=kl, better="lower",
                 control=control, verdict=said, details={**facts, "random": drawn} if drawn else facts),
             Row("kl_p95", "KL, 95th percentile", "nats", difference=estimates["p95"], better="lower", details=facts),
             Row("top1", "likeliest token unchanged", "share", difference=estimates["top1"], better="higher",

@@ -2,7 +2,8 @@
 
 A method takes the activations of one layer, positive ``[n, width]`` and negative ``[m, width]``, float64, and returns
 the direction ``[width]``. Its scale is set afterwards: two-class methods are stored at one gap, those with a published
-scale of their own keep it. Pairs come aligned, the n-th with the n-th.
+scale of their own keep it. Pairs come aligned, the n-th with the n-th. A method that needs moments only may say how to
+compute it from them; then no more is kept of the activations, however many there are.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from torch import Tensor
 
 from ...errors import DataError
 from .iti import iti
-from .lda import lda
+from .lda import lda, lda_of
 from .logistic import logistic
 from .mean_centred import mean_centred
-from .mean_difference import mean_difference
-from .pca import pca
+from .mean_difference import mean_difference, mean_difference_of
+from .pca import pca, pca_of
 from .repeng_compatible import repeng_compatible
 from .response_mean import response_mean
 
@@ -43,6 +44,9 @@ class Method:
         per_head: whether it works on single heads and chooses among those of all layers.
         site: the component it is defined at; any if None.
         read: how it is defined to read; any if None.
+        of_classes: the same from the :class:`~steersman.extraction.moments.Moments` of the two classes.
+        order: of these moments.
+        of_pairs: the same from the moments, of order 2, of the differences of pairs.
     """
 
     compute: Compute
@@ -52,6 +56,9 @@ class Method:
     per_head: bool = False
     site: str | None = None
     read: str | None = None
+    of_classes: Compute | None = None
+    order: int = 1
+    of_pairs: Compute | None = None
 
     def with_options(self, options: Mapping[str, Any]) -> Method:
         """The same with some of its keyword arguments set.
@@ -67,20 +74,25 @@ class Method:
             if option not in known:
                 has = f"its options are {', '.join(known)}" if known else "it has none"
                 raise DataError(f"method {self.name!r} has no option {option!r}; {has}")
-        return replace(self, compute=partial(self.compute, **options))
+        return replace(
+            self,
+            compute=partial(self.compute, **options),
+            of_classes=self.of_classes and partial(self.of_classes, **options),
+            of_pairs=self.of_pairs and partial(self.of_pairs, **options),
+        )
 
 
 METHODS: dict[str, Method] = {
     name: replace(method, name=name)
     for name, method in {
-        "mean_difference": Method(mean_difference),
-        "mean_centred": Method(mean_centred),
-        "pca": Method(pca, paired=True),
+        "mean_difference": Method(mean_difference, of_classes=mean_difference_of),
+        "mean_centred": Method(mean_centred, of_classes=mean_difference_of),
+        "pca": Method(pca, paired=True, of_pairs=pca_of),
         "repeng_compatible": Method(repeng_compatible, paired=True, scale="unit norm"),
-        "lda": Method(lda),
+        "lda": Method(lda, of_classes=lda_of, order=4),
         "logistic": Method(logistic),
         "iti": Method(iti, per_head=True, site="z", scale="one sigma per head"),
-        "response_mean": Method(response_mean, read="response"),
+        "response_mean": Method(response_mean, read="response", of_classes=mean_difference_of),
     }.items()
 }
 

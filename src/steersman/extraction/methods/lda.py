@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ...errors import DataError
+from ..moments import Moments
 
 
 def lda(positive: Tensor, negative: Tensor, *, shrinkage: float | None = None) -> Tensor:
@@ -28,18 +29,49 @@ def lda(positive: Tensor, negative: Tensor, *, shrinkage: float | None = None) -
     gap = positive.mean(0) - negative.mean(0)
     within = torch.cat([positive - positive.mean(0), negative - negative.mean(0)])
     count, width = within.shape
-    if count < 3:
-        raise DataError("lda needs at least two examples in a class, to see how they vary within it")
     if shrinkage is None:
         from sklearn.covariance import ledoit_wolf_shrinkage
 
-        shrinkage = float(ledoit_wolf_shrinkage(within.numpy(), assume_centered=True))
+        shrinkage = float(ledoit_wolf_shrinkage(within.numpy(), assume_centered=True)) if count > 2 else 0.0
+    _check(shrinkage, count, width)
+    ridge = shrinkage * float(within.square().sum()) / count / width
+    return ridge_solve(within, (1 - shrinkage) / count, ridge, gap)
+
+
+def lda_of(positive: Moments, negative: Moments, *, shrinkage: float | None = None) -> Tensor:
+    """The same from the moments of the two classes, of order 4."""
+    count, width = positive.count + negative.count, len(positive.mean)
+    assert positive.scatter is not None
+    assert negative.scatter is not None
+    covariance = (positive.scatter + negative.scatter) / count
+    if shrinkage is None:
+        assert positive.fourth is not None
+        assert negative.fourth is not None
+        shrinkage = ledoit_wolf(covariance, float(positive.fourth + negative.fourth), count) if count > 2 else 0.0
+    _check(shrinkage, count, width)
+    ridge = shrinkage * float(covariance.trace()) / width
+    shrunk = (1 - shrinkage) * covariance + ridge * torch.eye(width, dtype=covariance.dtype)
+    gap = positive.mean - negative.mean
+    return torch.linalg.solve(shrunk, gap) if bool(covariance.any()) else gap
+
+
+def ledoit_wolf(covariance: Tensor, fourth: float, count: int) -> float:
+    """The a of Ledoit and Wolf from the covariance S ``[p, p]`` of n centred rows and ``fourth = sum |x|^4``:
+
+    a = min(1, ((sum |x|^4) / n - |S|^2) / n / (|S|^2 - tr(S)^2 / p))
+    """
+    size, width = float(covariance.square().sum()), len(covariance)
+    spread, away = (fourth / count - size) / count, size - float(covariance.trace()) ** 2 / width
+    return min(1.0, spread / away) if min(spread, away) > 0 else 0.0
+
+
+def _check(shrinkage: float, count: int, width: int) -> None:
+    if count < 3:
+        raise DataError("lda needs at least two examples in a class, to see how they vary within it")
     if not 0 <= shrinkage <= 1:
         raise DataError(f"shrinkage must lie between 0 and 1, got {shrinkage}")
     if shrinkage == 0 and count - 2 < width:
         raise DataError(f"{count} examples give no covariance of full rank in {width} dimensions; leave shrinkage= out")
-    ridge = shrinkage * float(within.square().sum()) / count / width
-    return ridge_solve(within, (1 - shrinkage) / count, ridge, gap)
 
 
 def ridge_solve(rows: Tensor, scale: float, ridge: float, target: Tensor) -> Tensor:

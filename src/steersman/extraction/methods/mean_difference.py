@@ -7,7 +7,14 @@ of the steering directions that need no training.
 
 from torch import Tensor
 
+from ..moments import Moments
+
 
 def mean_difference(positive: Tensor, negative: Tensor) -> Tensor:
     """``mean(positive) - mean(negative)``: ``[width]``. For pairs the same as the mean of their differences."""
     return positive.mean(0) - negative.mean(0)
+
+
+def mean_difference_of(positive: Moments, negative: Moments) -> Tensor:
+    """The same from the moments of the two classes."""
+    return positive.mean - negative.mean

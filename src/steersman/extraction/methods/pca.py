@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..moments import Moments
+
 #: Up to this many pairs (or this width) all singular vectors are computed; beyond, only the first one.
 SMALL = 256
 
@@ -24,6 +26,14 @@ def pca(positive: Tensor, negative: Tensor) -> Tensor:
     differences = positive - negative
     first = first_singular_vector(differences)
     return first if float(differences.mean(0) @ first) >= 0 else -first
+
+
+def pca_of(differences: Moments) -> Tensor:
+    """The same from the moments of the differences, of order 2."""
+    assert differences.scatter is not None
+    uncentred = differences.scatter + differences.count * torch.outer(differences.mean, differences.mean)
+    first = torch.linalg.eigh(uncentred).eigenvectors[:, -1]
+    return first if float(differences.mean @ first) >= 0 else -first
 
 
 def first_singular_vector(rows: Tensor) -> Tensor:
