@@ -9,6 +9,7 @@ import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -43,6 +44,21 @@ def serving() -> Generator[Hub]:
         hub.shutdown()
         hub.server_close()
         thread.join(5)
+
+
+def pointed_at(hub: Hub, monkeypatch: Any, folder: Path) -> None:
+    """Make huggingface_hub talk to this hub, with a cache in ``folder`` and no token of the user's."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+    template = hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(folder / "no-token"))
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -87,7 +103,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._serve(body=True)
 
     def _serve(self, body: bool) -> None:
-        owner, name, action, revision, file = self._note(None).strip("/").split("/", 4)
+        parts = self._note(None).strip("/").split("/", 4)
+        owner, name, action, revision, file = parts if len(parts) == 5 else ("", "", "", "", "")
         content = self.server.files.get((f"{owner}/{name}", unquote(revision)), {}).get(file)
         if action != "resolve" or content is None:
             self.send_response(404)

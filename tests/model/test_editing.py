@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.language.fake_hub import Hub, pointed_at, serving
 from tests.model.running import (
     PROMPTS,
     assert_close,
@@ -21,7 +25,14 @@ from tests.model.running import (
 )
 
 import steersman as sm
-from steersman.errors import FileFormatError, MismatchError, UnsupportedError
+from steersman.errors import FileFormatError, InterventionError, MismatchError, UnsupportedError
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Generator[Hub]:
+    with serving() as running:
+        pointed_at(running, monkeypatch, tmp_path)
+        yield running
 
 
 @pytest.fixture
@@ -178,3 +189,96 @@ def test_a_plan_that_does_not_fit_is_refused_when_editing() -> None:
     model = steering_model("gpt2")
     with pytest.raises(MismatchError, match="it must be"):
         model.edit(sm.Add(torch.ones(3), layers=1))
+
+
+# -- listing and leaving out ------------------------------------------------------------------------------------------
+
+
+def test_edits_are_listed_left_out_and_traced_to_their_base(model: sm.SteeringModel) -> None:
+    a, b = plans(model)
+    edited = model.edit(a, name="kind").edit(b).edit(sm.Zero(sm.heads(1, 1)), name="deaf")
+    assert [(edit.name, len(edit.plan)) for edit in edited.edits] == [("kind", 2), (None, 1), ("deaf", 1)]
+    assert edited.plan == a + b + sm.Zero(sm.heads(1, 1))
+    assert edited.base is model
+    assert model.base is model
+    assert model.edits == ()
+    for rest in (edited.without("kind", 2), edited.without(0, -1), edited.without(edited.edits[0], "deaf")):
+        assert rest.plan == b
+        assert rest.base is model
+        assert torch.equal(rest.logits(PROMPTS), model.logits(PROMPTS, steer=b))
+    assert edited.plan == a + b + sm.Zero(sm.heads(1, 1)), "the edited model itself is as it was"
+    bare = edited.without(0, 1, 2)
+    assert torch.equal(bare.logits(PROMPTS), model.logits(PROMPTS))
+    assert bare.hf is model.hf
+    expected = trace(model, PROMPTS, a)
+    with bare.steer(a):
+        assert_same_generation(trace_hf(model.hf, inputs(model, PROMPTS)), expected)
+    assert hook_count(model.hf) == 0
+
+
+@pytest.mark.parametrize("which", [3, -4, "sad", None, True])
+def test_an_edit_that_is_not_there_cannot_be_left_out(model: sm.SteeringModel, which: Any) -> None:
+    edited = model.edit(plans(model)[0], name="kind").edit(plans(model)[1]).edit([])
+    with pytest.raises(InterventionError, match=f"no edit {which!r}; it has 'kind', 1, 2"):
+        edited.without(which)
+    with pytest.raises(InterventionError, match="name the edits"):
+        edited.without()
+
+
+def test_edits_keep_their_names_when_saved(model: sm.SteeringModel, tmp_path: Path) -> None:
+    a, b = plans(model)
+    model.save_pretrained(tmp_path / "base")
+    base = sm.SteeringModel.from_pretrained(tmp_path / "base")
+    base.edit(a, name="kind").edit(b).save_pretrained(tmp_path / "edited")
+    again = sm.SteeringModel.from_pretrained(tmp_path / "edited")
+    assert [(edit.name, edit.plan) for edit in again.edits] == [("kind", a), (None, b)]
+    assert again.without("kind").plan == b
+
+
+def test_a_plan_that_is_not_the_one_the_edit_speaks_of_is_refused(model: sm.SteeringModel, tmp_path: Path) -> None:
+    a, b = plans(model)
+    model.save_pretrained(tmp_path / "base")
+    sm.SteeringModel.from_pretrained(tmp_path / "base").edit(a).save_pretrained(tmp_path / "edited")
+    b.save(tmp_path / "edited" / "plan.safetensors")
+    with pytest.raises(FileFormatError, match="is not the plan"):
+        sm.SteeringModel.from_pretrained(tmp_path / "edited")
+
+
+def test_many_edited_views_of_one_set_of_weights_run_side_by_side(model: sm.SteeringModel) -> None:
+    several = [sm.Plan([sm.Add(vector(model, seed), layers=seed % 3)]) for seed in range(6)]
+    batch = inputs(model, PROMPTS)
+    alone = [trace(model, PROMPTS, plan).logits for plan in several]
+    views = [model.edit(plan) for plan in several]
+
+    def own(view: sm.SteeringModel) -> tuple[torch.Tensor, torch.Tensor, Any]:
+        return trace(view, PROMPTS).logits, trace_hf(view.hf, batch).logits, view.hf
+
+    with ThreadPoolExecutor(12) as pool:  # two threads ask for the tree of each at the same time
+        found = list(pool.map(own, [view for view in views for _ in range(2)]))
+    for number, (by_call, by_tree, tree) in enumerate(found):
+        assert torch.equal(by_call, alone[number // 2])
+        assert float((by_tree - alone[number // 2]).abs().max()) < 1e-4
+        assert tree is views[number // 2].hf
+    assert hook_count(model.hf) == 0
+    shared = {p.data_ptr() for p in model.hf.parameters()}
+    assert all({p.data_ptr() for p in view.hf.parameters()} == shared for view in views)
+
+
+def test_an_edited_model_is_shared_as_its_base_and_its_plan(model: sm.SteeringModel, hub: Hub, tmp_path: Path) -> None:
+    a, b = plans(model)
+    model.push_to_hub("me/base", token="secret")
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(hub.files["me/base", "main"])
+    model.save_pretrained(tmp_path / "base")
+    edited = sm.SteeringModel.from_pretrained(tmp_path / "base").edit(a, name="kind").edit(b)
+    with pytest.raises(UnsupportedError, match="where others cannot find it"):
+        edited.push_to_hub("me/kind", token="secret")
+    edited.hf.config._name_or_path = "me/base"
+    edited.base.hf.config._name_or_path = "me/base"
+    edited.push_to_hub("me/kind", token="secret")
+    files = hub.files["me/kind", "main"]
+    assert set(files) == {"steersman_edit.json", "plan.safetensors", "README.md"}
+    assert json.loads(files["steersman_edit.json"])["base"] == "me/base"
+    assert b"base_model: me/base" in files["README.md"]
+    again = sm.SteeringModel.from_pretrained("me/kind")
+    assert [(edit.name, edit.plan) for edit in again.edits] == [("kind", a), (None, b)]
+    assert_close(again.logits(PROMPTS), edited.logits(PROMPTS))

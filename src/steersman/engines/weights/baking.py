@@ -6,7 +6,6 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -96,13 +95,12 @@ def bake(
     stored = _dtype(dtype)
     changes = rewrite(place(edited.plan, edited.shape), Writers(edited.architecture, look(edited.base)))
     expected = reference(edited, prompts, max_new_tokens)
-    with (
-        TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.memory.") as spare,
-        replacing_folder(target) as to,
-    ):
-        source = _source(edited, source_folder, Path(spare), changes)
+    with replacing_folder(target) as to:
+        spare = to / ".memory"
+        source = _source(edited, source_folder, spare, changes)
         write_checkpoint(source, changes.changes, to, dtype=stored, progress=progress)
         _write_rest(edited, source, changes, stored, to)
+        shutil.rmtree(spare, ignore_errors=True)
         checked = _verified(edited, to, expected, source, changes, stored, tolerance, load_options or {})
         report = _report(edited, target, to, source, changes, checked)
         write_documents(to, report, edited.plan, getattr(_lm(edited).config, "_commit_hash", None))

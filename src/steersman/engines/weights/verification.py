@@ -23,8 +23,9 @@ PROMPTS = (
     "Once upon a time there was a",
 )
 #: Largest |dlogit| / max(1, |logit|) that rounding explains, by the coarsest precision that took part. Measured on
-#: random models of fifty families in float32: 1e-6 to 1e-4, with linear recurrences 3e-4.
-TOLERANCES = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 2.0**-6, torch.bfloat16: 2.0**-3}
+#: random models of fifty families: 1e-6 to 1e-4 in float32, with linear recurrences 3e-4; 0.15 in bfloat16, 0.03 in
+#: float16.
+TOLERANCES = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 2.0**-4, torch.bfloat16: 2.0**-2}
 #: Largest share of what the plan does that rounding explains, root mean squares, and the number of epsilons of the
 #: logits' size below which it is not asked: a plan may do less than rounding.
 SHARES = {torch.float64: (0.01, 64), torch.float32: (0.01, 64), torch.float16: (0.1, 16), torch.bfloat16: (0.25, 4)}
