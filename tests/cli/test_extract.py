@@ -14,7 +14,7 @@ def test_it_prints_layers_with_controls_and_saves(steer, model, pairs, tmp_path)
     assert found.code == 0, found.err
     lines = found.out.splitlines()
     assert lines[0].startswith("glad  mean_difference at resid_post, read last, 12 positive")
-    assert lines[2].split() == ["layer", "accuracy", "95%", "shuffled", "AUROC", "gap", "gap/norm"]
+    assert lines[2].split() == ["layer", "accuracy", "95%", "shuffled", "AUROC", "gap", "gap/norm", "agree"]
     assert [line.split()[0] for line in lines[3:6]] == ["0", "1", "2"]
     assert sum("chosen" in line for line in lines[3:6]) == 1
     assert "n = 24" in found.out

@@ -13,10 +13,13 @@ BLOCKS = {"gpt2": "transformer.h", "llama": "model.layers"}
 
 
 @torch.no_grad()
-def logits(hf: Any, family: str, ids: Sequence[int], layer: int = 0, change: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+def logits(
+    hf: Any, family: str, ids: Sequence[int], layer: int = 0, change: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
     """``[tokens, vocab]`` float64 of one row; ``change`` maps the output ``[tokens, width]`` of a block."""
     handles = []
     if change is not None:
+
         def hook(_: Any, args: Any, output: Any) -> Any:
             whole = output[0] if isinstance(output, tuple) else output
             new = change(whole[0])[None]

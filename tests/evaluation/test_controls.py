@@ -158,7 +158,8 @@ def test_where_a_template_refuses_the_system_role_words_open_the_first_message(g
 
     chat = [{"role": "user", "content": "Hi"}]
     for template in (
-        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}{{ m.content }}{% endfor %}",
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no') }}{% endif %}"
+        "{{ m.content }}{% endfor %}",
         "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}",
     ):
         tokenizer = tiny_tokenizer()

@@ -49,7 +49,9 @@ def test_kl_is_never_negative_zero_for_equals_and_asymmetric() -> None:
     generator = torch.Generator().manual_seed(0)
     p, q = torch.randn(7, 50, generator=generator) * 3, torch.randn(7, 50, generator=generator) * 3
     nats, agrees = kl(p, q)
-    wanted = functional.kl_div(q.double().log_softmax(-1), p.double().log_softmax(-1), log_target=True, reduction="none")
+    wanted = functional.kl_div(
+        q.double().log_softmax(-1), p.double().log_softmax(-1), log_target=True, reduction="none"
+    )
     assert (nats - wanted.sum(-1)).abs().max() < 1e-12
     assert agrees.tolist() == (p.argmax(-1) == q.argmax(-1)).tolist()
     assert float(kl(p, p)[0].max()) == 0
@@ -102,5 +104,7 @@ def test_the_packaged_texts_are_many_and_the_embedded_models_are_known_to_it(emb
     assert known.top1 == 1
     ids = [embedded.tokens.encode(text) for text in default_texts("demo")]
     rows = [embedded.token_logits([one])[0].double().log_softmax(-1) for one in ids]
-    nats = [-float(row[:-1].gather(-1, torch.tensor(one[1:])[:, None]).mean()) for row, one in zip(rows, ids, strict=True)]
+    nats = [
+        -float(row[:-1].gather(-1, torch.tensor(one[1:])[:, None]).mean()) for row, one in zip(rows, ids, strict=True)
+    ]
     assert np.mean(nats) < 2.2  # general English costs it about 7

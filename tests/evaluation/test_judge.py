@@ -59,7 +59,11 @@ class Handler(BaseHTTPRequestHandler):
     def raw(self, data: bytes, status: int, headers: dict[str, str]) -> None:
         try:
             self.send_response(status)
-            for name, value in {"Content-Type": "application/json", "Content-Length": str(len(data)), **headers}.items():
+            for name, value in {
+                "Content-Type": "application/json",
+                "Content-Length": str(len(data)),
+                **headers,
+            }.items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(data)
@@ -140,7 +144,14 @@ def test_it_measures_a_model(server, gpt2) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"url": "ftp://x"}, {"url": "file:///etc/passwd"}, {"trait": " "}, {"rubric": "rate"}, {"retries": -1}, {"timeout": 0}],
+    [
+        {"url": "ftp://x"},
+        {"url": "file:///etc/passwd"},
+        {"trait": " "},
+        {"rubric": "rate"},
+        {"retries": -1},
+        {"timeout": 0},
+    ],
 )
 def test_settings_that_make_no_sense_are_refused(wrong) -> None:
     with pytest.raises(DataError):

@@ -109,7 +109,9 @@ def test_only_the_logits_asked_for_are_computed(model) -> None:
 def test_tokens_generated_are_the_text_generated(model) -> None:
     ids = [model.tokens.encode(prompt) for prompt in PROMPTS]
     tokens = model.generate_tokens(ids, max_new_tokens=6, temperature=1.0, seed=[3, 4, 5])
-    texts = [model.generate(p, max_new_tokens=6, temperature=1.0, seed=s) for p, s in zip(PROMPTS, (3, 4, 5), strict=True)]
+    texts = [
+        model.generate(p, max_new_tokens=6, temperature=1.0, seed=s) for p, s in zip(PROMPTS, (3, 4, 5), strict=True)
+    ]
     assert [model.tokens.decode_after(i, t) for i, t in zip(ids, tokens, strict=True)] == texts
     with pytest.raises(PromptError, match="2 seeds for 3 rows"):
         model.generate_tokens(ids, temperature=1.0, seed=[1, 2])

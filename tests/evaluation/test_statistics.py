@@ -92,7 +92,9 @@ def test_a_rank_p_value_counts(null: list[float], observed: float) -> None:
     n = len(null)
     assert own.rank_p_value(observed, null) == (1 + sum(abs(x) >= abs(observed) for x in null)) / (1 + n)
     assert own.rank_p_value(observed, null, side="greater") == (1 + sum(x >= observed for x in null)) / (1 + n)
-    assert own.rank_p_value(observed, null, side="less") == own.rank_p_value(-observed, [-x for x in null], side="greater")
+    assert own.rank_p_value(observed, null, side="less") == own.rank_p_value(
+        -observed, [-x for x in null], side="greater"
+    )
 
 
 def test_with_one_place_the_maximum_is_the_rank() -> None:

@@ -64,7 +64,11 @@ def test_a_letter_that_is_liked_for_itself_cancels(gpt2, monkeypatch) -> None:
     items = target.items(gpt2)
     from steersman.evaluation.items import scores
 
-    liked = [-0.1 if gpt2.tokens.decode(ids).strip() == "(A)" else -5.0 for item in items for ids in (*item.positive, *item.negative)]
+    liked = [
+        -0.1 if gpt2.tokens.decode(ids).strip() == "(A)" else -5.0
+        for item in items
+        for ids in (*item.positive, *item.negative)
+    ]
     assert target.values(scores(items, np.array(liked))) == pytest.approx([0.0])
 
 
@@ -138,7 +142,9 @@ def test_a_direction_is_read_off_steered_activations(gpt2) -> None:
     vector = sm.SteeringVector({1: direction}, layer=1)
     target = ActivationTarget(vector)
     base, steered = target.measure(gpt2, PROMPTS), target.measure(gpt2, PROMPTS, steer=sm.Add(direction, 2.0, layers=1))
-    wanted = [float(sm.capture(gpt2, prompt)[1][-1].double() @ (direction / direction.norm()).double()) for prompt in PROMPTS]
+    wanted = [
+        float(sm.capture(gpt2, prompt)[1][-1].double() @ (direction / direction.norm()).double()) for prompt in PROMPTS
+    ]
     assert base.values.tolist() == pytest.approx(wanted, abs=1e-4)
     assert steered.values - base.values == pytest.approx([2 * float(direction.norm())] * 3, rel=1e-4)
 

@@ -8,6 +8,7 @@ from itertools import islice
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from tools.model.abilities import sentiment
 from tools.model.corpus import agreement, facts, lexicon, lists, stories
 from tools.model.corpus.build import FORBIDDEN, documents
 from tools.model.tokenizer import split_words, train_tokenizer
@@ -25,6 +26,10 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 def test_no_forbidden_string_occurs(sample: list[str]) -> None:
     assert not [string for string in FORBIDDEN for text in sample if string in text]
+
+
+def test_the_pairs_and_prompts_that_are_reported_are_forbidden() -> None:
+    assert {*sentiment.POSITIVE, *sentiment.NEGATIVE, *sentiment.PROMPTS} <= set(FORBIDDEN)
 
 
 def test_no_test_frame_is_a_frame_of_the_corpus() -> None:

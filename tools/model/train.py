@@ -2,8 +2,8 @@
 
     python -m tools.model.train --seed 0 --out candidates/a
 
-One thread, a fixed number of steps and no clock in the schedule: on one machine, the same seed gives the
-same bytes.
+One thread, a fixed number of steps, deterministic kernels and no clock in the schedule. Bytes are the same again only
+where arithmetic is: another processor or build of torch rounds otherwise, and training carries that on.
 """
 
 from __future__ import annotations

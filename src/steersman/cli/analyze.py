@@ -190,7 +190,7 @@ def _look(
                 activations(model, list(side), layers=[layer], site=vector.site, read=read)
                 for side in (examples.positive, examples.negative)
             ]
-            found.geometries[name] = geometry(*sides)
+            found.geometries[name] = geometry(*sides)  # pyright: ignore[reportArgumentType]
 
 
 def _renamed(vector: SteeringVector, name: str) -> SteeringVector:

@@ -20,6 +20,7 @@ from .generate import generate
 from .options import command
 from .patch import patch
 from .probe import probe
+from .sweep import sweep
 from .vector_files import VECTORS
 from .version import version
 
@@ -76,6 +77,7 @@ COMMANDS = {
     "extract": command()(extract),
     "generate": command(steering=True, sampling=True)(generate),
     "chat": command(steering=True, sampling=True)(chat),
+    "sweep": command(steering=True)(sweep),
     "ablate": command()(ablate),
     "patch": command()(patch),
     "eval": command(steering=True)(evaluate),

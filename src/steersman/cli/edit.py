@@ -83,7 +83,9 @@ def edit(
 
     plan = make_plan(run, loaded)
     if not plan.actions(loaded.shape):
-        raise InputError("there is nothing to edit with", why="no vector and no plan acts", fix="add -v NAME:STRENGTH@LAYER")
+        raise InputError(
+            "there is nothing to edit with", why="no vector and no plan acts", fix="add -v NAME:STRENGTH@LAYER"
+        )
     edited = loaded.edit(plan)
     if not baked:
         _save(run, edited, plan, output)
@@ -91,9 +93,7 @@ def edit(
     from ..engines.weights import bake as into_weights
 
     with run.working("baking"):
-        report = into_weights(
-            edited, output, adapter=adapter, dtype=store, prompts=texts or None, overwrite=overwrite
-        )
+        report = into_weights(edited, output, adapter=adapter, dtype=store, prompts=texts or None, overwrite=overwrite)
     run.record(*_files(output), details={"bake": report.as_json()})
     if run.json_:
         run.emit("steersman.edit/1", {"plan": {"digest": plan.digest, **plan.spec()}, **report.as_json()})

@@ -25,56 +25,105 @@ def evaluate(
     against: Annotated[
         str | None,
         typer.Option(
-            "--against", show_envvar=False, metavar="MODEL", help="Compare with this model, edited or baked, instead "
-            "of steering."
+            "--against",
+            show_envvar=False,
+            metavar="MODEL",
+            help="Compare with this model, edited or baked, instead of steering.",
         ),
     ] = None,
     positive: Annotated[
         list[str] | None,
-        typer.Option("--positive", show_envvar=False, metavar="TEXT", rich_help_panel=_TARGET,
-                     help='A continuation that is wanted, such as " great"; repeat for more.'),
+        typer.Option(
+            "--positive",
+            show_envvar=False,
+            metavar="TEXT",
+            rich_help_panel=_TARGET,
+            help='A continuation that is wanted, such as " great"; repeat for more.',
+        ),
     ] = None,
     negative: Annotated[
         list[str] | None,
-        typer.Option("--negative", show_envvar=False, metavar="TEXT", rich_help_panel=_TARGET,
-                     help="A continuation that is not; with --positive."),
+        typer.Option(
+            "--negative",
+            show_envvar=False,
+            metavar="TEXT",
+            rich_help_panel=_TARGET,
+            help="A continuation that is not; with --positive.",
+        ),
     ] = None,
     choices: Annotated[
         Path | None,
-        typer.Option("--choices", show_envvar=False, metavar="FILE", rich_help_panel=_TARGET,
-                     help="Multiple-choice questions: JSON lines with question, answer_matching_behavior and "
-                     "answer_not_matching_behavior."),
+        typer.Option(
+            "--choices",
+            show_envvar=False,
+            metavar="FILE",
+            rich_help_panel=_TARGET,
+            help="Multiple-choice questions: JSON lines with question, answer_matching_behavior and "
+            "answer_not_matching_behavior.",
+        ),
     ] = None,
     regex: Annotated[
         str | None,
-        typer.Option("--regex", show_envvar=False, metavar="PATTERN", rich_help_panel=_TARGET,
-                     help="The share of generated texts in which this is found."),
+        typer.Option(
+            "--regex",
+            show_envvar=False,
+            metavar="PATTERN",
+            rich_help_panel=_TARGET,
+            help="The share of generated texts in which this is found.",
+        ),
     ] = None,
     instruction: Annotated[
         str | None,
-        typer.Option("--instruction", show_envvar=False, metavar="TEXT", rich_help_panel=_TARGET,
-                     help="Asks for the same in words, to compare steering with.", show_default="made from the target"),
+        typer.Option(
+            "--instruction",
+            show_envvar=False,
+            metavar="TEXT",
+            rich_help_panel=_TARGET,
+            help="Asks for the same in words, to compare steering with.",
+            show_default="made from the target",
+        ),
     ] = None,
     prompts: Annotated[
         Path | None,
-        typer.Option("--prompts", show_envvar=False, metavar="FILE", rich_help_panel=_DATA,
-                     help="One prompt a line, or JSON lines with prompt and source."),
+        typer.Option(
+            "--prompts",
+            show_envvar=False,
+            metavar="FILE",
+            rich_help_panel=_DATA,
+            help="One prompt a line, or JSON lines with prompt and source.",
+        ),
     ] = None,
     other_prompts: Annotated[
         Path | None,
-        typer.Option("--other-prompts", show_envvar=False, metavar="FILE", rich_help_panel=_DATA,
-                     help="Prompts of another kind: does the effect carry over?"),
+        typer.Option(
+            "--other-prompts",
+            show_envvar=False,
+            metavar="FILE",
+            rich_help_panel=_DATA,
+            help="Prompts of another kind: does the effect carry over?",
+        ),
     ] = None,
     neutral: Annotated[
         Path | None,
-        typer.Option("--neutral", show_envvar=False, metavar="FILE", rich_help_panel=_DATA,
-                     help="Texts on which nothing should change, one a line.", show_default="packaged"),
+        typer.Option(
+            "--neutral",
+            show_envvar=False,
+            metavar="FILE",
+            rich_help_panel=_DATA,
+            help="Texts on which nothing should change, one a line.",
+            show_default="packaged",
+        ),
     ] = None,
     facts: Annotated[
         Path | None,
-        typer.Option("--facts", show_envvar=False, metavar="FILE", rich_help_panel=_DATA,
-                     help="Facts that should still be known: JSON lines with prompt, answer and perhaps wrong.",
-                     show_default="packaged capitals"),
+        typer.Option(
+            "--facts",
+            show_envvar=False,
+            metavar="FILE",
+            rich_help_panel=_DATA,
+            help="Facts that should still be known: JSON lines with prompt, answer and perhaps wrong.",
+            show_default="packaged capitals",
+        ),
     ] = None,
     no_facts: Annotated[
         bool,
@@ -93,13 +142,22 @@ def evaluate(
     ] = 0.1,
     fail_under: Annotated[
         list[str] | None,
-        typer.Option("--fail-under", metavar="GATE", show_envvar=False,
-                     help="Exit with 3 unless this holds, such as 'kl<=0.1' or 'effect.low>0'; repeat for more."),
+        typer.Option(
+            "--fail-under",
+            metavar="GATE",
+            show_envvar=False,
+            help="Exit with 3 unless this holds, such as 'kl<=0.1' or 'effect.low>0'; repeat for more.",
+        ),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", show_envvar=False, metavar="FILE",
-                     help="Also write the JSON document (.json) or a report (.html) to this file."),
+        typer.Option(
+            "--output",
+            "-o",
+            show_envvar=False,
+            metavar="FILE",
+            help="Also write the JSON document (.json) or a report (.html) to this file.",
+        ),
     ] = None,
 ) -> None:
     """Measure what a plan does to a model, beside random directions, words and chance, and what it breaks."""

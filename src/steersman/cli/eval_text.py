@@ -38,7 +38,10 @@ def plan(run: Run, model: str, against: str | None, options: dict[str, Any], out
         ("target", "none: side effects only" if options["target"] is None else options["target"].kind),
         ("data", f"{plural(len(prompts), 'prompt')}, {plural(len(neutral), 'neutral text')} of {tokens} tokens"),
         ("controls", f"{plural(random, 'random direction')}, words, another seed"),
-        ("work", f"about {sum(work.values())} tokens scored" + (", and texts generated" if options["generate"] else "")),
+        (
+            "work",
+            f"about {sum(work.values())} tokens scored" + (", and texts generated" if options["generate"] else ""),
+        ),
         ("writes", f"{output} and run.json" if output else "nothing"),
     ]
     document = {"plan": what, "prompts": len(prompts), "neutral_tokens": tokens, "random": random,

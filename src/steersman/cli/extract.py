@@ -105,7 +105,7 @@ def extract(
     options = parsed_options(option or [])
     runner = _runner(ray, workers)
     if run.dry_run:
-        say.plan(run, model, examples, **settings, target=target)
+        say.plan(run, model, examples, **settings, target=target)  # pyright: ignore[reportArgumentType]
         return
     loaded = run.load(model)
     if show_read:

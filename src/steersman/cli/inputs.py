@@ -25,8 +25,8 @@ def read_lines(path: Path) -> list[str]:
 def read_prompts(path: Path) -> tuple[list[Any], list[str] | None]:
     """Prompts, and the source of each if the file names them.
 
-    A ``.jsonl`` file has a ``prompt`` (a text, or a chat) and perhaps a ``source`` in each line; any other is a text file
-    with one prompt a line.
+    A ``.jsonl`` file has a ``prompt`` (a text, or a chat) and perhaps a ``source`` in each line; any other is a text
+    file with one prompt a line.
 
     Raises:
         InputError, DataError: it cannot be read so.

@@ -64,14 +64,14 @@ def probe(
     settings = {"layers": layers_of(layers), "site": site, "read": token_of(read)}
     outputs = [path for path in (target, direction, drawn) if path is not None]
     if run.dry_run:
-        say.plan(run, model, texts, **settings, outputs=outputs)
+        say.plan(run, model, texts, **settings, outputs=outputs)  # pyright: ignore[reportArgumentType]
         return
     loaded = run.load(model)
     from ..extraction import activations
     from ..probe import LinearProbe
 
     with run.working(f"reading {len(texts)} texts"):
-        acts = activations(loaded, list(texts.texts), **settings)
+        acts = activations(loaded, list(texts.texts), **settings)  # pyright: ignore[reportArgumentType]
     with run.working(f"fitting {len(acts.layers)} layers"):
         found = LinearProbe(folds, seed=run.seed).fit(acts, list(texts.labels), groups=texts.sources)
     if target is not None:

@@ -1,7 +1,7 @@
 """What steering does, and what it breaks: targets, metrics, controls, statistics."""
 
 from .divergence import Divergence, divergence
-from .evaluate import evaluate
+from .evaluate import continuations, evaluate
 from .metrics.capability import Fact
 from .result import Evaluation
 from .samples import Sampling
@@ -9,5 +9,5 @@ from .targets import ActivationTarget, Classifier, Judge, RegexRate, Target, con
 
 __all__ = [
     "ActivationTarget", "Classifier", "Divergence", "Evaluation", "Fact", "Judge", "RegexRate", "Sampling", "Target",
-    "contrast", "divergence", "evaluate", "multiple_choice",
+    "continuations", "contrast", "divergence", "evaluate", "multiple_choice",
 ]  # fmt: skip

@@ -19,7 +19,6 @@ from .scoring import score_plans
 from .statistics import Array
 from .targets.base import LogitTarget, Measurement, Target
 
-
 #: Words of a neutral text that a generation begins with where there are no prompts.
 OPENING = 5
 

@@ -119,8 +119,8 @@ def random_vectors(
     """Random vectors, each layer as long as that of ``like``.
 
     Isotropic ones are random rotations of the whole vector: how its layers lie to each other is kept, so that a vector
-    added at several layers is compared with others that add up as it does. Drawn from activations, a vector has the same
-    random combination of tokens in each layer. At heads, each head that has a direction gets one of its own.
+    added at several layers is compared with others that add up as it does. Drawn from activations, a vector has the
+    same random combination of tokens in each layer. At heads, each head that has a direction gets one of its own.
 
     Args:
         like: the vector.

@@ -1,8 +1,8 @@
 """How far a plan moves the model where it should not: KL on neutral text.
 
-``K(s) = mean_t KL(p_0(. | x_<=t) || p_s(. | x_<=t))`` over the affected tokens t of neutral text, in nats per token: what
-the unsteered model would have said, lost in the steered one. All tokens count, teacher-forced: the KL of the first token
-alone, which some tools report, misses how a change builds up.
+``K(s) = mean_t KL(p_0(. | x_<=t) || p_s(. | x_<=t))`` over the affected tokens t of neutral text, in nats per token:
+what the unsteered model would have said, lost in the steered one. All tokens count, teacher-forced: the KL of the first
+token alone, which some tools report, misses how a change builds up.
 """
 
 from __future__ import annotations
@@ -79,9 +79,9 @@ class Divergence:
     def estimates(self, seed: int = 0) -> dict[str, Estimate]:
         """``mean``, ``p95`` and ``top1`` with intervals over texts."""
         return {
-            "mean": mean(self.kl, self.texts, seed=seed),
-            "p95": statistic(lambda values: float(np.quantile(values, 0.95)), self.kl, self.texts, seed=seed),
-            "top1": share(self.agrees, self.texts),
+            "mean": mean(self.kl, self.texts, seed=seed),  # pyright: ignore[reportArgumentType]
+            "p95": statistic(lambda values: float(np.quantile(values, 0.95)), self.kl, self.texts, seed=seed),  # pyright: ignore[reportArgumentType]
+            "top1": share(self.agrees, self.texts),  # pyright: ignore[reportArgumentType]
         }
 
 

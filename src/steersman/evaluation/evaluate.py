@@ -208,17 +208,39 @@ def _digest(values: Any) -> str | None:
     return None if values is None else hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def _shown(comparison: Comparison, most: int = 6) -> tuple[dict[str, Any], ...]:
-    """Some prompts continued at minus, nothing and plus the plan, each with one seed; or by either of two models."""
-    prompts: list[Prompt] = comparison.openings[:most]
-    own = comparison.settings
-    sampling = replace(own.sampling, texts=len(prompts))
-    base, steered = comparison.base, comparison.steered
-    arms = {"0": base, "+": steered}
-    if comparison.scalable:
-        arms = {"-": Arm(base.model, scaled(steered.plan, -1.0)), **arms}
-    drawn = {sign: draw(arm.model, prompts, arm.plan, sampling, own.seed).texts for sign, arm in arms.items()}
+def _shown(comparison: Comparison) -> tuple[dict[str, Any], ...]:
+    own, base, steered = comparison.settings, comparison.base, comparison.steered
+    return continuations(
+        base.model, steered.plan if comparison.scalable else steered.model, comparison.openings,
+        sampling=own.sampling, seed=own.seed,
+    )  # fmt: skip
+
+
+def continuations(
+    model: SteeringModel, plan: PlanLike | SteeringModel, prompts: Sequence[Prompt], *, most: int = 6,
+    sampling: Sampling | None = None, seed: int = 0,
+) -> tuple[dict[str, Any], ...]:  # fmt: skip
+    """Some prompts continued at minus, nothing and plus a plan, each with one seed; or by either of two models.
+
+    Args:
+        model: the model.
+        plan: a plan, or another model.
+        prompts: the first ``most`` are continued.
+        sampling: how texts are drawn.
+        seed: of the draw: the same prompt meets the same numbers in each.
+
+    Returns:
+        For each prompt ``{"prompt": ..., "texts": {"-": ..., "0": ..., "+": ...}}``, without ``"-"`` for a model.
+    """
+    asked = list(prompts)[:most]
+    own = replace(sampling or Sampling(), texts=len(asked))
+    if isinstance(plan, SteeringModel):
+        arms = {"0": Arm(model), "+": Arm(plan)}
+    else:
+        steered = Plan.of(plan)
+        arms = {"-": Arm(model, scaled(steered, -1.0)), "0": Arm(model), "+": Arm(model, steered)}
+    drawn = {sign: draw(arm.model, asked, arm.plan, own, seed).texts for sign, arm in arms.items()}
     return tuple(
         {"prompt": text_of(prompt), "texts": {sign: texts[i] for sign, texts in drawn.items()}}
-        for i, prompt in enumerate(prompts)
+        for i, prompt in enumerate(asked)
     )

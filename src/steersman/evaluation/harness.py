@@ -8,10 +8,10 @@
 Importing this module registers the class as ``steersman``, so that its arguments may be a string,
 ``lm_eval.simple_evaluate(model="steersman", model_args="pretrained=gpt2,plan=plan.safetensors")``. From a shell:
 
-    python -m steersman.evaluation.harness --model steersman --model_args pretrained=gpt2,plan=plan.safetensors --tasks ...
+    python -m steersman.evaluation.harness --model steersman --model_args pretrained=gpt2,plan=plan.safetensors ...
 
-Unsteered it gives what the harness' own Hugging Face model gives. Steered, the context of a request is the prompt and its
-continuation counts as generated. Needs the extra ``eval``.
+Unsteered it gives what the harness' own Hugging Face model gives. Steered, the context of a request is the prompt and
+its continuation counts as generated. Needs the extra ``eval``.
 """
 
 from __future__ import annotations
@@ -104,13 +104,13 @@ class SteeredLM(TemplateLM):
     @property
     def eot_token_id(self) -> int:
         """The token that ends a text."""
-        return self.tokenizer.eos_token_id
+        return self.tokenizer.eos_token_id  # pyright: ignore[reportReturnType]
 
     @property
     def prefix_token_id(self) -> int:
         """What stands before a text that has no context: BOS, or EOS where there is none."""
         start = self.tokenizer.bos_token_id
-        return start if start is not None else self.tokenizer.eos_token_id
+        return start if start is not None else self.tokenizer.eos_token_id  # pyright: ignore[reportReturnType]
 
     @property
     def max_length(self) -> int:
@@ -123,7 +123,7 @@ class SteeredLM(TemplateLM):
         return int(own) if own else limit if limit < 10**9 else LONGEST
 
     @property
-    def device(self) -> torch.device:
+    def device(self) -> torch.device:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Where the model is."""
         return self.model.device
 
@@ -134,7 +134,7 @@ class SteeredLM(TemplateLM):
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """A conversation as text; the last message is continued if no turn is opened for the model."""
-        return self.tokenizer.apply_chat_template(
+        return self.tokenizer.apply_chat_template(  # pyright: ignore[reportReturnType]
             chat_history, tokenize=False, add_generation_prompt=add_generation_prompt,
             continue_final_message=not add_generation_prompt,
         )  # fmt: skip
@@ -235,10 +235,10 @@ class SteeredLM(TemplateLM):
         """Generate until a stop text or the end; requests with equal settings run together."""
         groups: dict[str, list[int]] = {}
         for number, request in enumerate(requests):
-            groups.setdefault(repr(sorted(request.args[1].items(), key=str)), []).append(number)
+            groups.setdefault(repr(sorted(request.args[1].items(), key=str)), []).append(number)  # pyright: ignore[reportGeneralTypeIssues]
         found = [""] * len(requests)
         for group in groups.values():
-            settings = normalize_gen_kwargs(requests[group[0]].args[1], self.max_gen_toks)
+            settings = normalize_gen_kwargs(requests[group[0]].args[1], self.max_gen_toks)  # pyright: ignore[reportGeneralTypeIssues]
             self._generate([(number, requests[number].args[0]) for number in group], dict(settings), found)
             for number in group:
                 self.cache_hook.add_partial("generate_until", requests[number].args, found[number])
@@ -252,7 +252,7 @@ class SteeredLM(TemplateLM):
                 f"the task generates {new} tokens, and the model holds {self.max_length} with the context; set "
                 "max_gen_toks lower"
             )
-        ends = handle_stop_sequences(settings.get("until"), eos=self.tokenizer.decode(self.eot_token_id))
+        ends = handle_stop_sequences(settings.get("until"), eos=self.tokenizer.decode(self.eot_token_id))  # pyright: ignore[reportArgumentType]
         options: dict[str, Any] = {name: value for name, value in settings.items() if name not in _IGNORED}
         options |= {"max_new_tokens": new, "stop": [end for end in ends if end]}
         sampled = settings.get("do_sample") or (settings.get("temperature") or 0) > 0
@@ -268,7 +268,7 @@ class SteeredLM(TemplateLM):
             produced = self.model.generate_tokens([prompts[i] for i in part], steer=self.plan, **options)
             for i, ids in zip(part, produced, strict=True):
                 text = self.tokenizer.decode(ids, skip_special_tokens=True)
-                found[asked[i][0]] = postprocess_generated_text(text, ends, None)
+                found[asked[i][0]] = postprocess_generated_text(text, ends, None)  # pyright: ignore[reportArgumentType]
 
 
 def main() -> None:

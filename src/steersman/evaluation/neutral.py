@@ -1,9 +1,9 @@
 """Neutral text: what a plan is made to pass over, to see what it changes that it should not.
 
-The text is teacher-forced, token by token as it stands. A plan whose tokens are the last of the prompt and the generated
-ones (the default of an addition) has no such tokens in a bare text; the text is then split after its first token, and
-the rest counts as generated. For a plan with a condition, which needs a prompt to be read on, it is split in the middle.
-A plan that names other tokens of the prompt gets the whole text as prompt.
+The text is teacher-forced, token by token as it stands. A plan whose tokens are the last of the prompt and the
+generated ones (the default of an addition) has no such tokens in a bare text; the text is then split after its first
+token, and the rest counts as generated. For a plan with a condition, which needs a prompt to be read on, it is split in
+the middle. A plan that names other tokens of the prompt gets the whole text as prompt.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ def layouts(model: SteeringModel, texts: Sequence[str], plan: PlanLike) -> list[
             first = min((_first(one, ids[:split], model.tokens) for one in positions), default=0)
         except NotAppliedError as error:
             raise DataError(
-                f"neutral text {number} lacks the tokens that the plan acts on ({error}); give neutral= texts that have "
-                "them"
+                f"neutral text {number} lacks the tokens that the plan acts on ({error}); give neutral= texts that "
+                "have them"
             ) from error
         found.append(Layout(tuple(ids[:split]), tuple(ids[split:]), min(max(first, special), len(ids) - 1)))
     model.check_length([[*one.prompt, *one.rest] for one in found])

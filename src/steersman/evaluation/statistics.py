@@ -203,7 +203,7 @@ def _bootstrap(
         # scipy warns where BCa is not defined; that case is answered below.
         with np.errstate(all="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = stats.bootstrap(data, compute, method=method, random_state=rng, **options).confidence_interval
+            found = stats.bootstrap(data, compute, method=method, random_state=rng, **options).confidence_interval  # pyright: ignore[reportCallIssue]
         if np.isfinite(found.low) and np.isfinite(found.high):
             return (float(found.low), float(found.high)), method
     raise DataError("the statistic is not finite on resampled items")
@@ -243,7 +243,8 @@ def max_statistic(
         null: ``[n, places]``.
         side: what counts as extreme.
         scale: divide each place by the root mean square of all its draws, the observed one included, so that a place
-            where random directions do much does not drown the others; the test stays exact, since all are treated alike.
+            where random directions do much does not drown the others; the test stays exact, since all are treated
+            alike.
 
     Returns:
         ``[places]`` corrected p-values.
@@ -278,7 +279,7 @@ def sign_flip_p_value(
     found = _checked(differences)
     _, _, sums = _by_source(found, sources)
     flipped = stats.permutation_test(
-        (sums, np.zeros_like(sums)), lambda a, b, axis: (a - b).sum(axis=axis), permutation_type="samples",
+        (sums, np.zeros_like(sums)), lambda a, b, axis: (a - b).sum(axis=axis), permutation_type="samples",  # pyright: ignore[reportUnknownLambdaType]
         vectorized=True, n_resamples=resamples, alternative=side, rng=np.random.default_rng(seed),
     )  # fmt: skip
     return float(flipped.pvalue)
@@ -301,11 +302,11 @@ def spearman(strengths: Sequence[float] | Array, values: Sequence[float] | Array
     x, y = _checked(strengths), _checked(values)
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         return float("nan")
-    return float(stats.spearmanr(x, y).statistic)
+    return float(stats.spearmanr(x, y).statistic)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def spearman_brown(half: float, factor: float = 2.0) -> float:
-    """The reliability of a measurement ``factor`` times as long: ``k r / (1 + (k - 1) r)`` (Spearman 1910, Brown 1910)."""
+    """The reliability of something ``factor`` times as long: ``k r / (1 + (k - 1) r)`` (Spearman, Brown, both 1910)."""
     return factor * half / (1 + (factor - 1) * half)
 
 

@@ -84,8 +84,10 @@ class Branching:
         reason = why_not(self.model.architecture, 0)
         if reason is not None:
             raise UnsupportedError(f"{self.model.shape.name}: {reason}")
-        with torch.inference_mode():
-            self._prove()
+        if "branches" not in self.model.engine.proved:
+            with torch.inference_mode():
+                self._prove()
+            self.model.engine.proved["branches"] = True
 
     def why_not(self, stems: Sequence[Stem]) -> str | None:
         """The reason why these stems cannot be run exactly, or None."""

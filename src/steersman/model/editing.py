@@ -43,11 +43,12 @@ def remaining(edits: Sequence[Edit], removed: Sequence[int | str | Edit], model:
         if isinstance(which, int) and not isinstance(which, bool):
             found = [which % len(edits)] if -len(edits) <= which < len(edits) else []
         else:
-            found = [index for index, edit in enumerate(edits) if which in (edit, edit.name) and which is not None]
+            found = [index for index, edit in enumerate(edits) if which in (edit, edit.name) and which is not None]  # pyright: ignore[reportUnnecessaryComparison]
         if not found:
             raise InterventionError(f"{model} has no edit {which!r}; it has {known}")
         gone.update(found)
     return tuple(edit for index, edit in enumerate(edits) if index not in gone)
+
 
 _HOOKS = (
     *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from ..errors import FileFormatError, MismatchError, UnsupportedError
 from ..files.atomic import replacing
@@ -47,7 +47,7 @@ def _edit_on_hub(repo: str, options: dict[str, Any]) -> Path | None:
 
     Asked only where there is no ``config.json``, which every ordinary model has.
     """
-    from transformers.utils import cached_file
+    from transformers.utils import cached_file  # pyright: ignore[reportPrivateImportUsage]
 
     own = {key: options[key] for key in ("revision", "token", "cache_dir", "local_files_only") if key in options}
     quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}

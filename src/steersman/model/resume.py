@@ -65,11 +65,14 @@ class Resumable:
     def __init__(self, model: SteeringModel) -> None:
         self.model = model
         self.always = Plan()
-        with torch.inference_mode():
-            passes = [self._probe(shape) for shape in _PROBES]
-            self.layout = Layout.compared(passes[0].calls, passes[1].calls, _PROBES)
-            self.tail = Tail(model)
-            self._prove()
+        if "resume" not in model.engine.proved:
+            with torch.inference_mode():
+                passes = [self._probe(shape) for shape in _PROBES]
+                self.layout = Layout.compared(passes[0].calls, passes[1].calls, _PROBES)
+                self.tail = Tail(model)
+                self._prove()
+            model.engine.proved["resume"] = self.layout, self.tail
+        self.layout, self.tail = model.engine.proved["resume"]
         self.always = model.always
 
     # -- recording ------------------------------------------------------------------------------------------------

@@ -222,8 +222,9 @@ class SteeringModel:
             steer: a plan for all prompts, or a list with one (or None) for each.
             settings: ``max_new_tokens`` (50); ``do_sample``, ``temperature``, ``top_k``, ``top_p`` (any of them turns
                 sampling on); ``seed``, which leaves the global random state alone, so that each row draws by its own (a
-                list gives each its seed); ``num_beams``, ``num_return_sequences``; ``stop``, one or several texts to end before; anything else
-                goes to transformers' ``generate``, such as ``repetition_penalty`` or ``cache_implementation="static"``.
+                list gives each its seed); ``num_beams``, ``num_return_sequences``; ``stop``, one or several texts to
+                end before; anything else goes to transformers' ``generate``, such as ``repetition_penalty`` or
+                ``cache_implementation="static"``.
 
         Returns:
             The continuation only: a string, or a list for a list of prompts; with ``num_return_sequences`` above 1 a
@@ -298,7 +299,7 @@ class SteeringModel:
         beams = bool(own.sampled) and own.num_beams > 1
         with (
             torch.inference_mode(),
-            forked_random_state(own.seed if beams else None),
+            forked_random_state(own.seed if beams else None),  # pyright: ignore[reportArgumentType]
             self._engine.call(plans, rows) as run,
         ):
             run.program.check_generation(rows, own.max_new_tokens)

@@ -60,27 +60,27 @@ class ModuleEnvoy(Envoy):
             return BlocksEnvoy
         return BlockEnvoy if isinstance(self, BlocksEnvoy) else ModuleEnvoy
 
-    @Handoff
-    def output(self, value: Any) -> Any:
+    @Handoff  # pyright: ignore[reportArgumentType]
+    def output(self, value: Any) -> Any:  # pyright: ignore[reportRedeclaration]
         """What the module returned."""
         return served(value, self._place("output"))
 
-    @output.postprocess
-    def output(self, value: Any) -> Any:
+    @output.postprocess  # pyright: ignore[reportAttributeAccessIssue, reportUntypedFunctionDecorator]
+    def output(self, value: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """What to put in the place of what the module returned."""
         found: Any = Mediator.value(f"{self.path}.output")
         return replaced(value, found, self._place("output"))
 
-    @Handoff
-    def input(self, value: Any) -> Any:
+    @Handoff  # pyright: ignore[reportArgumentType]
+    def input(self, value: Any) -> Any:  # pyright: ignore[reportRedeclaration]
         """The module's first argument; ``input[0]`` are all given by position, ``input[1]`` those given by name."""
         args, kwargs = value
         return served_input(args, kwargs, self._place("input"))
 
-    @input.postprocess
-    def input(self, value: Any) -> Any:
+    @input.postprocess  # pyright: ignore[reportAttributeAccessIssue, reportUntypedFunctionDecorator]
+    def input(self, value: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """All arguments, with another first one."""
-        args, kwargs = cast(Any, Mediator.value(f"{self.path}.input"))
+        args, kwargs = cast(Any, Mediator.value(f"{self.path}.input"))  # pyright: ignore[reportUnnecessaryCast]
         first = first_input(args, kwargs)
         new = fitted(value, first, self._place("input")) if isinstance(first, Tensor) else plain(value)
         return replace_first_input(args, kwargs, new)
@@ -119,12 +119,12 @@ class BlocksEnvoy(ModuleEnvoy):
 class BlockEnvoy(ModuleEnvoy):
     """A decoder block, whose output is the hidden state, also as the first item of a tuple."""
 
-    @Handoff
-    def output(self, value: Any) -> Any:
+    @Handoff  # pyright: ignore[reportArgumentType]
+    def output(self, value: Any) -> Any:  # pyright: ignore[reportRedeclaration]
         """The hidden state ``[batch, seq, d_model]``: ``output[0]``, or ``output`` itself."""
         return served_block(value, self._place("output"))
 
-    @output.postprocess
+    @output.postprocess  # pyright: ignore[reportAttributeAccessIssue, reportUntypedFunctionDecorator]
     def output(self, value: Any) -> Any:
         """What to put in the place of what the module returned."""
         found: Any = Mediator.value(f"{self.path}.output")

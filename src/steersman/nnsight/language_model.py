@@ -107,7 +107,7 @@ class LanguageModel(ModuleEnvoy, nnsight.LanguageModel):
 
     def _locate(self, architecture: Architecture) -> None:
         self._layout = layout_of(architecture)
-        self._name = architecture.shape.name
+        self._name = architecture.shape.name  # pyright: ignore[reportIncompatibleMethodOverride]
         self._blocks_path = self._layout.blocks
 
     @property
@@ -136,7 +136,7 @@ class LanguageModel(ModuleEnvoy, nnsight.LanguageModel):
         """Open a trace of shapes alone; it needs no weights."""
         return Scan(self, self._call if fn is None else fn, *inputs, backend=backend, **options)
 
-    def session(self, **options: Any) -> Any:
+    def session(self, **options: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Open a session: traces inside share values without saving them."""
         if options.get("tracer_cls") is None:
             options["tracer_cls"] = Session

@@ -57,7 +57,7 @@ class Site(eproperty):
         if spot.scale == 1:
             return self._view(served(found, place), layout)
         view = self._view(Activation.of(found * spot.scale, place), layout)
-        mediator.transform = Back(self, view, location, occurrence, value, found, spot)
+        mediator.transform = Back(self, view, location, occurrence, value, found, spot)  # pyright: ignore[reportAttributeAccessIssue]
         return view
 
     def _view(self, found: Any, layout: Layout) -> Any:

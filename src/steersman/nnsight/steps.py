@@ -41,7 +41,7 @@ class EveryStep(Mediator):
         scope = self.lcls.copy() if self.copy else self.lcls
         # the bounds of a choice of steps, and the steps of none
         idle = False
-        for step in Iterations._indices(self.steps or Iterations()):
+        for step in Iterations._indices(self.steps or Iterations()):  # pyright: ignore[reportPrivateUsage]
             self.step = self.iteration = step
             if self.counter is not None:
                 scope[self.counter] = step

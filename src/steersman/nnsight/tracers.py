@@ -28,7 +28,7 @@ class Trace(InterleavingTracer):
         """Every forward pass, as a block or as a loop."""
         return Steps(self)
 
-    @Handoff
+    @Handoff  # pyright: ignore[reportArgumentType]
     def result(self, value: Any) -> Any:
         """What the traced call returned: for ``generate`` the token ids."""
         return served(value, Place("result", "the call", ""))
@@ -38,7 +38,7 @@ class Trace(InterleavingTracer):
         assert self.info is not None
         frame = self.info.frame
         known = known_names(frame)
-        interleaver: Any = self.envoy.interleaver
+        interleaver: Any = self.envoy.interleaver  # pyright: ignore[reportOptionalMemberAccess]
         interleaver.collecting = True
         try:
             InterleavingTracer.execute(self, code)
@@ -102,4 +102,4 @@ class Edit(EditingTracer):
         frame = self.info.frame
         worker = EveryStep(code, frame.f_globals, dict(frame.f_locals), copy=True, node=self.node)
         worker.clock = clock_of(self.envoy)
-        self.envoy._edits.append(worker)
+        self.envoy._edits.append(worker)  # pyright: ignore[reportOptionalMemberAccess, reportPrivateUsage]

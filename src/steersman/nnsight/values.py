@@ -73,7 +73,7 @@ class Activation(torch.Tensor):
     @classmethod
     def of(cls, tensor: Tensor, place: Place | None, served: Tensor | None = None) -> Any:
         """An Activation over the memory of ``tensor``."""
-        with torch._C.DisableTorchFunctionSubclass():
+        with torch._C.DisableTorchFunctionSubclass():  # pyright: ignore[reportPrivateUsage]
             found = tensor.as_subclass(cls)
         found.place, found.served = place, served
         return found
@@ -84,7 +84,7 @@ class Activation(torch.Tensor):
     ) -> Any:
         """Run an operation; inside a trace, check what it writes and hand out Activations."""
         if not in_worker():
-            with torch._C.DisableTorchFunctionSubclass():
+            with torch._C.DisableTorchFunctionSubclass():  # pyright: ignore[reportPrivateUsage]
                 found = func(*args, **(kwargs or {}))
             return cls.of(found, None) if func is _DETACH else found
         place = next((a.place for a in args if isinstance(a, Activation)), None)
@@ -92,7 +92,7 @@ class Activation(torch.Tensor):
         if place is not None and func not in _NOWRAP:
             check_operation(name, place, args)
         try:
-            with torch._C.DisableTorchFunctionSubclass():
+            with torch._C.DisableTorchFunctionSubclass():  # pyright: ignore[reportPrivateUsage]
                 found = func(*args, **(kwargs or {}))
         except (RuntimeError, IndexError, TypeError) as error:
             if place is None:
@@ -110,7 +110,7 @@ class Activation(torch.Tensor):
     @property
     def value(self) -> Tensor:
         """The plain tensor, over the same memory."""
-        with torch._C.DisableTorchFunctionSubclass():
+        with torch._C.DisableTorchFunctionSubclass():  # pyright: ignore[reportPrivateUsage]
             return self.as_subclass(torch.Tensor)
 
     @property
@@ -120,11 +120,11 @@ class Activation(torch.Tensor):
         return Activation.of(found, self.place) if isinstance(found, Tensor) and in_worker() else found
 
     @grad.setter
-    def grad(self, value: Any) -> None:
+    def grad(self, value: Any) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
         if in_worker() and self.served is not None:
             self.served.grad = plain(value)
         else:
-            with torch._C.DisableTorchFunctionSubclass():
+            with torch._C.DisableTorchFunctionSubclass():  # pyright: ignore[reportPrivateUsage]
                 cast(Any, torch.Tensor.grad).__set__(self, plain(value))
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:
@@ -138,7 +138,7 @@ class Activation(torch.Tensor):
 
 
 def _own_grad(tensor: Tensor) -> Tensor | None:
-    with torch._C.DisableTorchFunctionSubclass():
+    with torch._C.DisableTorchFunctionSubclass():  # pyright: ignore[reportPrivateUsage]
         return cast(Any, torch.Tensor.grad).__get__(tensor)
 
 
@@ -349,7 +349,7 @@ def check_operation(name: str, place: Place, args: Sequence[Any]) -> None:
 
 
 def _check_setting(args: Sequence[Any], what: str, operand: Tensor, width: int) -> None:
-    with torch._C.DisableTorchFunctionSubclass():
+    with torch._C.DisableTorchFunctionSubclass():  # pyright: ignore[reportPrivateUsage]
         selected = args[0][args[1]]
     if selected.dim() and selected.shape[-1] == width and _scalar_per_token(operand, width):
         raise MismatchError(_per_token(what, operand, width))
@@ -367,7 +367,7 @@ def _per_token(what: str, operand: Tensor, width: int) -> str:
 
 
 def _check_selected(target: Tensor, key: Any, place: Place) -> None:
-    with torch._C.DisableTorchFunctionSubclass():
+    with torch._C.DisableTorchFunctionSubclass():  # pyright: ignore[reportPrivateUsage]
         selected = target[key] if not isinstance(key, Tensor) or key.dtype != torch.bool else target
     if selected.numel() == 0:
         raise MismatchError(

@@ -10,7 +10,12 @@ from . import html
 from .words import Document, between, number, p
 
 #: Rows that are shown large, with what they are called there.
-_LARGE = {"effect": "effect", "kl": "KL on neutral text", "nll": "surprise of the text", "accuracy": "facts still known"}
+_LARGE = {
+    "effect": "effect",
+    "kl": "KL on neutral text",
+    "nll": "surprise of the text",
+    "accuracy": "facts still known",
+}
 
 
 def _rows(document: Document) -> dict[str, Mapping[str, Any]]:
@@ -77,8 +82,9 @@ def change_table(document: Document) -> list[str]:
     ]  # fmt: skip
     columns = ("metric", "base", "steered", "difference [95%]", "control", "verdict")
     explained = (
-        "Control: of the effect, what 95% of random directions of the same length stay below, either way, and the rank of "
-        "the effect among them; of KL and accuracy, their median; of generated texts, the difference another seed makes."
+        "Control: of the effect, what 95% of random directions of the same length stay below, either way, and the rank "
+        "of the effect among them; of KL and accuracy, their median; of generated texts, the difference another seed "
+        "makes."
     )
     left = "; ".join(f"{name}: {why}" for name, why in (document.get("left_out") or {}).items())
     return [

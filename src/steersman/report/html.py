@@ -46,8 +46,8 @@ dd{margin:0;overflow-wrap:anywhere}
 a{color:var(--accent)}a:focus-visible,pre:focus-visible,.scroll:focus-visible{outline:2px solid var(--accent);
 outline-offset:2px}
 .skip{position:absolute;left:-9999px}.skip:focus{left:16px;top:8px;background:var(--raised);padding:6px 12px}
-@media (max-width:600px){main{padding:20px 14px 48px}h1{font-size:1.4rem}dl{grid-template-columns:1fr}dd{margin:0 0 8px}}
-@media print{figure,.tiles li,pre{break-inside:avoid}}
+@media (max-width:600px){main{padding:20px 14px 48px}h1{font-size:1.4rem}dl{grid-template-columns:1fr}dd{margin:0 0
+8px}} @media print{figure,.tiles li,pre{break-inside:avoid}}
 """
 
 
@@ -102,7 +102,9 @@ def table(
     def kind(number: int) -> str:
         return "text" if number in words else "num"
 
-    head = "".join(f'<th scope="col"{_class("text" if i in words else "")}>{text(c)}</th>' for i, c in enumerate(columns))
+    head = "".join(
+        f'<th scope="col"{_class("text" if i in words else "")}>{text(c)}</th>' for i, c in enumerate(columns)
+    )
     body = "".join(
         f'<tr><th scope="row">{text(name)}<small>{text(note)}</small></th>'
         + "".join(f'<td class="{kind(i)}">{text(cell)}</td>' for i, cell in enumerate(cells, 1))
@@ -110,14 +112,16 @@ def table(
         for name, note, cells in rows
     )
     return (
-        f'<div class="scroll" role="region" aria-label="{text(label)}" tabindex="0"><table><thead><tr>{head}</tr></thead>\n'
-        f"<tbody>{body}</tbody></table></div>"
+        f'<div class="scroll" role="region" aria-label="{text(label)}" tabindex="0"><table>'
+        f"<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>"
     )
 
 
 def facts(entries: Iterable[tuple[str, object]]) -> str:
     """Names and values, absent ones left out."""
-    items = "".join(f"<dt>{text(name)}</dt><dd>{text(value)}</dd>" for name, value in entries if value not in (None, ""))
+    items = "".join(
+        f"<dt>{text(name)}</dt><dd>{text(value)}</dd>" for name, value in entries if value not in (None, "")
+    )
     return f"<dl>{items}</dl>" if items else ""
 
 

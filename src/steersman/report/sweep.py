@@ -7,7 +7,7 @@ from typing import Any
 
 from ..charts import dose_response, heatmap
 from . import html
-from .words import Document, number, p
+from .words import Document, between, number, p
 
 Row = Mapping[str, Any]
 
@@ -16,14 +16,16 @@ def sweep_tiles(document: Document) -> list[tuple[str, str, str]]:
     """The row that was chosen."""
     best = document.get("best")
     if not best:
-        return [("none", "chosen setting", "no setting keeps the budget, or none beats random directions")]
+        return [("none", "chosen setting", "no setting moves the target upwards within the budget")]
     unit = (document.get("target") or {}).get("unit", "")
     found = [
         (f"layer {best['layer']}", "chosen setting", f"at strength {number(best['strength'])}"),
         (number(best["effect"]), "effect", f"{unit}{_ranked(best)}"),
     ]
     if best.get("kl") is not None:
-        found.append((number(best["kl"]), "KL on neutral text", f"nats per token; budget {number(document.get('max_kl'))}"))
+        found.append(
+            (number(best["kl"]), "KL on neutral text", f"nats per token; budget {number(document.get('max_kl'))}")
+        )
     return found
 
 
@@ -36,28 +38,32 @@ def maps(document: Document) -> list[str]:
     if best and best["layer"] in layers and best["strength"] in strengths:
         chosen = (layers.index(best["layer"]), strengths.index(best["strength"]))
     unit = (document.get("target") or {}).get("unit", "nats")
+    across = [number(strength) for strength in strengths]
+    effects = heatmap(
+        _cells(rows, layers, strengths, "effect"), layers, across, chosen=chosen, title="Effect",
+        value_label=f"effect ({unit})",
+    )  # fmt: skip
+    costs = heatmap(
+        _cells(rows, layers, strengths, "kl"), layers, across, kind="sequential", chosen=chosen, title="Cost",
+        value_label="KL (nats per token)",
+    )  # fmt: skip
     figures = [
-        html.figure(
-            heatmap(_cells(rows, layers, strengths, "effect"), layers, [number(s) for s in strengths], chosen=chosen,
-                    title="Effect", value_label=f"effect ({unit})"),
-            "The change of the target at each setting; the chosen one is outlined.",
-        )
-    ]  # fmt: skip
-    if any(row.get("kl") is not None for row in rows):
-        budget = document.get("max_kl")
-        figures.append(
-            html.figure(
-                heatmap(_cells(rows, layers, strengths, "kl"), layers, [number(s) for s in strengths], kind="sequential",
-                        chosen=chosen, title="Cost", value_label="KL (nats per token)"),
-                "What it changes on neutral text" + (f"; the budget is {number(budget)}." if budget is not None else "."),
-            )
-        )  # fmt: skip
+        html.figure(effects, "The change of the target at each setting; the chosen one is outlined."),
+        html.figure(costs, f"What it changes on neutral text; the budget is {number(document['max_kl'])}."),
+    ]
     said = ""
     if best:
         said = (
             f"Chosen: layer {best['layer']} at strength {number(best['strength'])}, effect {number(best['effect'])}"
             f"{_ranked(best)}, KL {number(best.get('kl'))}."
         )
+        if best.get("report_effect") is not None:
+            kept = {"value": best["report_effect"], "low": best["report_low"], "high": best["report_high"]}
+            said += f" On items kept from the choice: {between(kept)}."
+    asked = document.get("prompt")
+    if asked:
+        said += f" Asking for it in words ({asked['instruction']!r}) instead: {between(asked)}."
+    said += "".join(f" Note: {note}." for note in document.get("notes") or ())
     return [html.paragraph(said), f'<div class="figures">{"".join(figures)}</div>']
 
 
@@ -70,7 +76,7 @@ def dose_at_best(document: Document) -> str:
         return ""
     svg = dose_response(
         [row["strength"] for row in own], [row["effect"] for row in own],
-        intervals=_pairs(own, "effect_low", "effect_high"), random=_pairs(own, "random_low", "random_high"),
+        intervals=_pairs(own, "low", "high"), random=_pairs(own, "control_low", "control_high"),
         kl=[row["kl"] for row in own] if all(row.get("kl") is not None for row in own) else None,
         max_kl=document.get("max_kl"), title=f"Layer {best['layer']} of the sweep",
         y_label=f"effect ({(document.get('target') or {}).get('unit', 'nats')})",

@@ -49,8 +49,8 @@ def plan_words(evaluated: Document | None, swept: Document | None) -> str:
     other = (evaluated or {}).get("other")
     if other:
         return str(other.get("name"))
-    vector: Any = (swept or {}).get("vector")
-    return str(vector.get("name") or "a vector") if isinstance(vector, Mapping) else str(vector or "a vector")  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+    best: Any = (swept or {}).get("best")
+    return f"a vector, layer {best['layer']} at strength {best['strength']:g}" if best else "a vector"
 
 
 def _intervention(item: Mapping[str, Any]) -> str:
@@ -59,5 +59,7 @@ def _intervention(item: Mapping[str, Any]) -> str:
     layers: Any = item.get("layers")
     verb = "" if item["operation"] == "add" else f"{item['operation']} "
     amount = "on a schedule" if isinstance(strength, list) else f"at strength {strength:g}"
-    where = "" if layers is None else f", layer {layers if not isinstance(layers, list) else ', '.join(map(str, layers))}"
+    where = (
+        "" if layers is None else f", layer {layers if not isinstance(layers, list) else ', '.join(map(str, layers))}"
+    )
     return f"{verb}{name} {amount}{where}"

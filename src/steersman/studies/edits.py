@@ -68,7 +68,7 @@ def edits(
         units = _columns(model, place, forks)
         units = units[:, None, None] if window is None else units[None, :, None]
         values = values if window is None else _windowed(values, window)
-        found[place] = Edit(values if scale == 1 else values / scale, tokens[..., None] & units, shape)
+        found[place] = Edit(values if scale == 1 else values / scale, tokens[..., None] & units, shape)  # pyright: ignore[reportArgumentType]
     return found
 
 

@@ -27,8 +27,8 @@ def calibrate(
 ) -> float:
     """The strength at which a direction costs ``max_kl`` nats per affected token of neutral text.
 
-    ``K(a) = F a^2 / 2`` to second order, so one measurement at ``a0`` gives ``a = a0 sqrt(max_kl / K(a0))``. Further from
-    zero K grows with another power, which two measurements tell: each correction follows it.
+    ``K(a) = F a^2 / 2`` to second order, so one measurement at ``a0`` gives ``a = a0 sqrt(max_kl / K(a0))``. Further
+    from zero K grows with another power, which two measurements tell: each correction follows it.
 
     Args:
         model: the model.

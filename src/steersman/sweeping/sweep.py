@@ -170,7 +170,7 @@ class _Measured:
     engine, why = "measure", "the target is not read off the logits"
 
     def __init__(self, model: SteeringModel, target: Target, prompts: Prompts | None, sources: Any) -> None:
-        self._measure = lambda plan: target.measure(model, prompts, steer=plan, sources=sources)
+        self._measure = lambda plan: target.measure(model, prompts, steer=plan, sources=sources)  # pyright: ignore[reportUnknownLambdaType]
         first = self._measure(Plan())
         self.sources, self._base = first.sources, first.values
 

@@ -1,11 +1,12 @@
 """Baking into a PEFT adapter: each map is a LoRA of its own rank, for a base that stays as it is.
 
-With the map ``v -> v + A (B^T v + c)`` on what a matrix W writes and ``x -> x + A' (B'^T x + c')`` on what it reads, the
-change of W is
+With the map ``v -> v + A (B^T v + c)`` on what a matrix W writes and ``x -> x + A' (B'^T x + c')`` on what it reads,
+the change of W is
 
     M W N - W = A (B^T W) + (M W A') B'^T        M = I + A B^T, N = I + A' B'^T
 
-of rank k + k', which is a LoRA with ``lora_B = [A, M W A']`` and ``lora_A = [B^T W; B'^T]``: exact, whatever W is stored
+of rank k + k', which is a LoRA with ``lora_B = [A, M W A']`` and ``lora_A = [B^T W; B'^T]``: exact, whatever W is
+stored
 in. Directional ablation is rank 1 at every writer. An addition is ``lora_B``'s bias, so that it needs no place in the
 architecture; tables of embeddings take a LoRA of their own, and leave an output matrix tied to them alone.
 """

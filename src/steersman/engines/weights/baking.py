@@ -96,7 +96,10 @@ def bake(
     stored = _dtype(dtype)
     changes = rewrite(place(edited.plan, edited.shape), Writers(edited.architecture, look(edited.base)))
     expected = reference(edited, prompts, max_new_tokens)
-    with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.memory.") as spare, replacing_folder(target) as to:
+    with (
+        TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.memory.") as spare,
+        replacing_folder(target) as to,
+    ):
         source = _source(edited, source_folder, Path(spare), changes)
         write_checkpoint(source, changes.changes, to, dtype=stored, progress=progress)
         _write_rest(edited, source, changes, stored, to)
@@ -120,7 +123,9 @@ def _edited(model: SteeringModel, plan: PlanLike) -> SteeringModel:
     added = Plan.of(plan)
     edited = model.edit(added) if added else model
     if not edited.plan.actions(edited.shape):
-        raise InterventionError("there is nothing to bake: the plan does nothing; give a model edited by a plan, or plan=")
+        raise InterventionError(
+            "there is nothing to bake: the plan does nothing; give a model edited by a plan, or plan="
+        )
     if model.base.steered_by(None):
         raise BusyError(f"{model.shape.name} is being steered; leave the context, and bake model.edit(plan) instead")
     return edited
@@ -189,9 +194,7 @@ def _source(model: SteeringModel, folder: Path | None, spare: Path, changes: Rew
 
 def _held(changes: Rewrite) -> list[str]:
     """The parameters that a source must hold: those changed, and those copied."""
-    return [
-        change.copy_of or name for name, change in changes.changes.items() if change.fill is None
-    ]
+    return [change.copy_of or name for name, change in changes.changes.items() if change.fill is None]
 
 
 def _write_rest(model: SteeringModel, source: Source, changes: Rewrite, dtype: torch.dtype | None, to: Path) -> None:

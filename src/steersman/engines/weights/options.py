@@ -93,4 +93,4 @@ def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def _text(config: Any) -> Any:
-    return cast(Any, config.get_text_config(decoder=True))
+    return cast(Any, config.get_text_config(decoder=True))  # pyright: ignore[reportUnnecessaryCast]

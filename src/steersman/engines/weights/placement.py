@@ -7,8 +7,8 @@ schedule, can live in them; and only affine ones. Where they act decides the res
 ``attn_out``, ``mlp_out``,              any affine map: what is written is linear in a matrix and a bias
 ``resid_pre`` of block 0
 ``z``, ``mlp_post``                     any affine map: the matrix that reads them takes it up
-``resid_mid``, ``resid_post``,          an addition, as a bias of what writes last; a map only where it finds nothing left
-other ``resid_pre``                     to do, because everything written before went through it already
+``resid_mid``, ``resid_post``,          an addition, as a bias of what writes last; a map only where nothing is left
+other ``resid_pre``                     to do: everything written before went through it already
 ======================================  ===============================================================================
 
 A map of the stream itself is not a map of the weights: the blocks below read the stream unmapped, and those matrices

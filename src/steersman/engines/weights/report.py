@@ -124,7 +124,10 @@ def _card(report: BakeReport, plan: Plan, revision: str | None) -> str:
         ("verified on", f"{checked.prompts} prompts, {checked.tokens} tokens, in {checked.dtype}"),
         ("largest difference of a logit from the hooks", f"{checked.max_dlogit:.2g}"),
         ("largest change of a logit by the plan", f"{checked.effect:.3g}"),
-        ("greedy tokens equal", f"{checked.greedy}" + (f" ({checked.near_ties} near ties)" if checked.near_ties else "")),
+        (
+            "greedy tokens equal",
+            f"{checked.greedy}" + (f" ({checked.near_ties} near ties)" if checked.near_ties else ""),
+        ),
         *((f"version of {name}", number) for name, number in versions().items()),
     ]
     usage = _ADAPTER.format(base=report.base) if report.kind == "adapter" else _CHECKPOINT

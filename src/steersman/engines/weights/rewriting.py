@@ -115,7 +115,7 @@ class _Rewriter:
             return
         if not writer.carriers:
             raise UnsupportedError(
-                f"{', '.join(sources)} cannot be baked: what layer {layer} of {self.name} adds ({component}) comes from "
+                f"{', '.join(sources)} cannot be baked: what layer {layer} of {self.name} adds ({component}) comes from "  # noqa: E501
                 "experts whose weights do not sum to one or that have no biases, and no shared expert; keep the plan "
                 "as an edit: model.edit(plan).save_pretrained(...)"
             )
@@ -193,4 +193,3 @@ class _Rewriter:
         self.result.settings = dict(found.settings)
         for name, shape in found.added.items():
             self.result.changes.setdefault(name, Change("bias")).fill = shape
-

@@ -54,7 +54,7 @@ class Seen:
 
     def _more(self) -> UnsupportedError:
         return UnsupportedError(
-            f"{self.architecture.shape.name}: what enters block 0 is more than tables of embeddings and positions (they "
+            f"{self.architecture.shape.name}: what enters block 0 is more than tables of embeddings and positions (they "  # noqa: E501
             "are projected, or something is added), so its weights cannot hold a change of it; act at resid_post of a "
             "layer, or keep the plan as an edit: model.edit(plan).save_pretrained(...)"
         )
@@ -107,6 +107,6 @@ def _watching(seen: Seen) -> Generator[None]:
             mlp = own.mlp(layer)
             experts = cast("nn.Module | None", getattr(mlp, "experts", None))
             if experts is not None:
-                handle = experts.register_forward_pre_hook(lambda _, args, mlp=mlp: weighed(mlp, args))
+                handle = experts.register_forward_pre_hook(lambda _, args, mlp=mlp: weighed(mlp, args))  # pyright: ignore[reportArgumentType]
                 hooks.callback(handle.remove)
         yield

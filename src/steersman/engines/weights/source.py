@@ -50,7 +50,7 @@ class Source:
         self.stored: list[Stored] = []
         for file in shards(folder):
             with safe_open(folder / file, "pt") as opened:
-                for key in cast("Iterable[str]", opened.keys()):  # noqa: SIM118
+                for key in cast("Iterable[str]", opened.keys()):
                     part: Any = opened.get_slice(key)
                     name, expert = names.of(key)
                     self.stored.append(

@@ -140,9 +140,7 @@ def verify(baked: SteeringModel, expected: Reference, stored: torch.dtype, toler
             if int(here.argmax()) != int(there.argmax()):
                 best = there.topk(2).values
                 if float(best[0] - best[1]) > 2 * allowed * max(1.0, float(best.abs().max())):
-                    raise _failed(
-                        f"prompt {expected.prompts[row]!r} is continued by another token at step {step + 1}"
-                    )
+                    raise _failed(f"prompt {expected.prompts[row]!r} is continued by another token at step {step + 1}")
                 ties += 1
                 break
     effect = float(moved.abs().max())
@@ -180,5 +178,5 @@ def _failed(what: str) -> VerificationError:
     return VerificationError(
         f"what was baked does not do what the hooks do: {what}. Nothing was kept. If the weights in memory are not "
         "those of the folder that the model was loaded from, bake from memory (from_memory=True); in low precision, "
-        "store in float32 (dtype=\"float32\") or allow more (tolerance=...)"
+        'store in float32 (dtype="float32") or allow more (tolerance=...)'
     )

@@ -88,7 +88,7 @@ def write_shard(path: Path, entries: Sequence[Entry], advance: Callable[[int], N
             tensor = entry.make()
             if tuple(tensor.shape) != entry.shape or tensor.dtype != entry.dtype:
                 raise RuntimeError(f"{entry.key}: made {tuple(tensor.shape)}, {tensor.dtype} instead of {entry.shape}")
-            data = memoryview(tensor.contiguous().flatten().view(torch.uint8).numpy())
+            data = memoryview(tensor.contiguous().flatten().view(torch.uint8).numpy())  # pyright: ignore[reportArgumentType]
             for start in range(0, len(data), _BLOCK):
                 opened.write(data[start : start + _BLOCK])
             advance(entry.size)

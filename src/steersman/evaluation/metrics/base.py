@@ -85,7 +85,8 @@ class Row:
 class Metric(ABC):
     """A way to measure a comparison.
 
-    ``needs`` names what it cannot do without: ``"target"``, ``"plan"`` (a plan whose strength can be changed). A metric whose needs are not met is left out, and the evaluation says so.
+    ``needs`` names what it cannot do without: ``"target"``, ``"plan"`` (a plan whose strength can be changed). A metric
+    whose needs are not met is left out, and the evaluation says so.
     """
 
     name: ClassVar[str]

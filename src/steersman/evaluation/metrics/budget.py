@@ -1,6 +1,8 @@
-"""What a plan does for its price: the effect at a fixed KL, and the slope over the square root of the Fisher information.
+"""What a plan does for its price: the effect at a fixed KL, and the slope over the square root of the Fisher
+information.
 
-Strengths of different vectors, layers and methods cannot be compared, since their units are arbitrary. For small strengths
+Strengths of different vectors, layers and methods cannot be compared, since their units are arbitrary. For small
+strengths
 ``K(s) = F s^2 / 2`` with F the Fisher information of the distribution along the direction, so
 
 - the strength that spends a budget ``e`` is ``s = s_0 sqrt(e / K(s_0))``, corrected once by measuring there;
@@ -83,9 +85,10 @@ class AtBudget(Metric):
         fisher = 2 * kl(small) / small**2
         efficiency = mean((sides[2] - sides[1]) / (2 * small) / np.sqrt(fisher), before.sources, seed=seed)
         unit = comparison.target.unit
+        spending = {"factor": factor, "kl": spent, "budget": budget}
         return [
-            Row(self.name, f"effect at KL {budget:g}", unit, float(before.values.mean()), float(sides[0].mean()), effect,
-                better="higher", verdict=change(effect), details={"factor": factor, "kl": spent, "budget": budget}),
+            Row(self.name, f"effect at KL {budget:g}", unit, float(before.values.mean()), float(sides[0].mean()),
+                effect, better="higher", verdict=change(effect), details=spending),
             Row("efficiency", "slope / root of Fisher information", f"{unit} per root nat", difference=efficiency,
                 better="higher", verdict=change(efficiency), details={"fisher": fisher, "measured_at": small}),
         ]  # fmt: skip

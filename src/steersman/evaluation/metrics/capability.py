@@ -1,6 +1,7 @@
 """Whether the model still knows what it knew: facts with one right answer.
 
-For each fact ``log p(answer | prompt)``, and whether the answer is likelier than every wrong one that is given, or, where
+For each fact ``log p(answer | prompt)``, and whether the answer is likelier than every wrong one that is given, or,
+where
 none is given, whether the model would say it: each of its tokens the likeliest.
 """
 
@@ -87,7 +88,8 @@ class Capability(Metric):
         details = {"facts": len(self.facts)}
         return [
             Row("accuracy", f"accuracy on {len(self.facts)} facts", "share", float(right.mean()),
-                float(steered_right.mean()), accuracy, "steered", "higher", control, change(accuracy, "higher"), details),
+                float(steered_right.mean()), accuracy, "steered", "higher", control, change(accuracy, "higher"),
+                details),
             Row("fact_nats", "log-probability of the answers", "nats", float(nats.mean()), float(steered_nats.mean()),
                 likelihood, "difference", "higher", None, change(likelihood, "higher"), details),
         ]  # fmt: skip

@@ -48,7 +48,8 @@ class Effect(Metric):
 
 @dataclass(frozen=True)
 class InWords(Metric):
-    """The same change, asked for in words without steering: the rival of every vector (Wu et al. 2025, arXiv:2501.17148).
+    """The same change, asked for in words without steering: the rival of every vector (Wu et al. 2025,
+    arXiv:2501.17148).
 
     Attributes:
         instruction: the words; those of the target unless given.

@@ -57,5 +57,3 @@ def _said(ratio: Estimate) -> str:
     if ratio.low > 0.8:
         return "carries over"
     return "partly" if ratio.low > 0 else "does not carry over for certain"
-
-

@@ -1,7 +1,7 @@
 """A target read off activations: what a probe says, or how far they project on a direction.
 
-It shows whether the model *represents* more of something, not whether it says so. Steering at a layer moves what a probe
-reads there by construction; read at a later layer, or trust the text.
+It shows whether the model *represents* more of something, not whether it says so. Steering at a layer moves what a
+probe reads there by construction; read at a later layer, or trust the text.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ class ActivationTarget(Target):
         layer = own if self.layer is None else self.layer
         if layer is None or layer not in self.reader.layers:
             there = ", ".join(map(str, self.reader.layers))
-            raise DataError(f"name the layer= that is read, one of {there}" + ("" if layer is None else f"; not {layer}"))
+            raise DataError(
+                f"name the layer= that is read, one of {there}" + ("" if layer is None else f"; not {layer}")
+            )
         object.__setattr__(self, "_layer", layer)
         if isinstance(self.reader, LinearProbe) and len(self.reader.classes) != 2:
             raise DataError(f"a probe of two classes is needed, this one tells {len(self.reader.classes)} apart")

@@ -46,11 +46,11 @@ class Contrast(LogitTarget):
         given = required(prompts, self)
         groups = prompt_sources(sources, len(given))
         positive, negative = self.tokens(model)
-        return [
-            Item(tuple(model.tokens.encode(prefaced(prompt, preface, model.tokens))), positive, negative, number, source,
-                 text_of(prompt))
-            for number, (prompt, source) in enumerate(zip(given, groups, strict=True))
-        ]  # fmt: skip
+        found: list[Item] = []
+        for number, (prompt, source) in enumerate(zip(given, groups, strict=True)):
+            ids = tuple(model.tokens.encode(prefaced(prompt, preface, model.tokens)))
+            found.append(Item(ids, positive, negative, number, source, text_of(prompt)))
+        return found
 
     def tokens(self, model: SteeringModel) -> tuple[tuple[Ids, ...], tuple[Ids, ...]]:
         """The continuations of both sides as token ids.

@@ -27,8 +27,8 @@ from .generated import TextTarget
 #: The environment variable a key is taken from unless one is given; it is never stored or shown.
 KEY_VARIABLE = "STEERSMAN_JUDGE_KEY"
 RUBRIC = (
-    "You rate texts. Rate from 0 to 100 how strongly the text shows the following: {trait}. 0 means not at all, 100 means "
-    "as strongly as possible. Rate only that, not quality or length. Answer with the number alone."
+    "You rate texts. Rate from 0 to 100 how strongly the text shows the following: {trait}. 0 means not at all, 100 "
+    "means as strongly as possible. Rate only that, not quality or length. Answer with the number alone."
 )
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 #: Answers of a server that may pass: too many requests, and its own failures.
@@ -102,7 +102,8 @@ class Judge(TextTarget):
 
     def _ask(self, prompt: str, text: str) -> tuple[float | None, str, float | None]:
         """One request: how long to wait before the next, what went wrong, or the rating."""
-        asked = f"A text that continues a prompt is to be rated.\n\n<prompt>\n{prompt}\n</prompt>\n\n<text>\n{text}\n</text>"
+        asked = "A text that continues a prompt is to be rated.\n\n"
+        asked += f"<prompt>\n{prompt}\n</prompt>\n\n<text>\n{text}\n</text>"
         body = {
             "model": self.model, "temperature": 0, "max_tokens": 16,
             "messages": [

@@ -43,7 +43,7 @@ class Question:
     source: str
 
     def reversed(self) -> Question | None:
-        """The same question with its choices in reverse order, answers relettered; None if it has no lettered choices."""
+        """The same question, its choices in reverse order and answers relettered; None without lettered choices."""
         found = list(_CHOICE.finditer(self.text))
         letters = [choice["letter"] for choice in found]
         answers = [*self.matching, *self.other]
@@ -101,9 +101,8 @@ class MultipleChoice(LogitTarget):
             raise DataError(f"{len(names)} sources for {len(self.questions)} questions; give one for each")
         found: list[Item] = []
         for number, (question, source) in enumerate(zip(self.questions, names, strict=True)):
-            for form in (question, question.reversed()):
-                if form is not None:
-                    found.append(self._item(model, form, number, source, preface))
+            forms = [form for form in (question, question.reversed()) if form is not None]
+            found += [self._item(model, form, number, source, preface) for form in forms]
         return found
 
     def _item(self, model: SteeringModel, question: Question, unit: int, source: str, preface: str | None) -> Item:

@@ -58,6 +58,8 @@ class HookEngine:
         self.find_marker = find_marker
         self.parameters = list(inspect.signature(architecture.decoder.forward).parameters)
         self.local = Local()
+        #: what was proved of this model tree once and need not be again, by who proved it
+        self.proved: dict[str, Any] = {}
 
     @contextmanager
     def call(self, plans: Sequence[Plan], rows: list[Row]) -> Generator[Run]:

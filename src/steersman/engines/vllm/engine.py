@@ -1,0 +1,122 @@
+"""The parts of one engine put together: what its front end and its workers hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...shape import ModelShape
+from .install import blocks_of, install, register_op, spots
+from .places import layout_of, shape_from
+from .registry import Registry
+from .requests import Compiler, FrontEnd
+from .seams import refuse
+from .selfcheck import self_check
+from .settings import Settings
+from .tables import Capacity, Tables
+from .worker import WorkerSteering
+
+#: Of a dummy step for the self-check.
+_CHECK_TOKENS = 256
+
+
+def shape_of(vllm_config: Any, settings: Settings) -> ModelShape:
+    """The model of an engine, as plans are checked against it."""
+    model = vllm_config.model_config
+    return shape_from(model.hf_text_config, str(model.model), settings.sites)
+
+
+def _capacity(vllm_config: Any, settings: Settings, shape: ModelShape) -> Capacity:
+    scheduler = vllm_config.scheduler_config
+    return settings.capacity(shape.n_layers, shape.d_model, scheduler.max_num_seqs, scheduler.max_num_batched_tokens)
+
+
+def front_end(vllm_config: Any) -> FrontEnd:
+    """What resolves the requests of an engine."""
+    settings = Settings.of(vllm_config)
+    shape = shape_of(vllm_config, settings)
+    requests = vllm_config.scheduler_config.max_num_seqs
+    return FrontEnd(
+        None if settings.vectors is None else Registry(settings.vectors),
+        shape,
+        _capacity(vllm_config, settings, shape),
+        settings.rows_each(shape.n_layers, shape.d_model, requests),
+        settings.programs,
+        exact_generation=vllm_config.speculative_config is None,
+    )
+
+
+def worker_steering(worker: Any) -> WorkerSteering:
+    """Put the op into a worker's model, which has just been loaded.
+
+    Raises:
+        UnsupportedError, ArchitectureError: the engine cannot be steered; the message says why.
+    """
+    config = worker.vllm_config
+    refuse(config)
+    _register()
+    settings = Settings.of(config)
+    shape = shape_of(config, settings)
+    model = worker.model_runner.get_model()
+    found = spots(blocks_of(model, shape.n_layers), shape, layout_of(config.model_config.hf_text_config))
+    found = [spot for spot in found if spot.place[0] in settings.sites]
+    device = torch.device(worker.device)
+    tables = Tables([spot.place for spot in found], shape.d_model, _capacity(config, settings, shape), device)
+    install(found, tables)
+    registry = None if settings.vectors is None else Registry(settings.vectors)
+    return WorkerSteering(Compiler(registry, shape), tables, found)
+
+
+def _register() -> None:
+    from torch.library import Library
+    from vllm.utils.torch_utils import direct_register_custom_op  # pyright: ignore[reportMissingImports]
+
+    global _LIBRARY
+    if _LIBRARY is None:
+        _LIBRARY = Library("steersman", "FRAGMENT")  # pyright: ignore[reportConstantRedefinition]
+        register_op(direct_register_custom_op, _LIBRARY)
+
+
+_LIBRARY: Any = None
+
+
+@torch.inference_mode()
+def check_worker(worker: Any) -> None:
+    """Let a worker check its own steering, once, by dummy steps.
+
+    Raises:
+        ArchitectureError: it does not steer as it should; the engine must not start.
+    """
+    steering: WorkerSteering = worker.steersman
+    runner = worker.model_runner
+    if steering.checked or not steering.spots:
+        return
+    tokens = min(_CHECK_TOKENS, steering.tables.capacity.tokens, len(steering.spots))
+    outputs: list[Any] = []
+    handle = runner.get_model().register_forward_hook(lambda module, args, output: outputs.append(output))  # pyright: ignore[reportUnknownLambdaType]
+
+    def run() -> Tensor:
+        outputs.clear()
+        # Without its metadata attention leaves its output as the memory was.
+        returned = runner._dummy_run(tokens, force_attention=True)[0]
+        return _summed(outputs[-1] if outputs else returned)
+
+    steering.checking = True
+    try:
+        self_check(steering.tables, run, tokens)
+    finally:
+        steering.checking = False
+        handle.remove()
+    steering.checked = True
+
+
+def _summed(output: Any) -> Tensor:
+    """The residual stream that a model's forward pass returned; of an inner pipeline stage, the sum of its parts."""
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, tuple):
+        return _summed(output[0])
+    total: Tensor = sum(tensor.float() for tensor in output.tensors.values())  # pyright: ignore[reportAssignmentType]
+    return total

@@ -1,0 +1,70 @@
+"""What is done to the tokens of a step at one place: the torch path, which is also what the Triton kernel is held to.
+
+``hidden + residual`` is the site's value (models that add the residual stream late pass it beside; others have none).
+The change is computed in float32 and added to ``hidden``, in place; tokens in slot 0 keep their bits.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .tables import FLOATS, INTS
+
+
+def steer(
+    hidden: Tensor,
+    residual: Tensor | None,
+    bank: Tensor,
+    entries: Tensor,
+    factors: Tensor,
+    tokens: Tensor,
+    index: Tensor,
+) -> None:
+    """Steer one place, in place.
+
+    Args:
+        hidden, residual: ``[at least as many as tokens are steered, width]``.
+        bank, tokens, index: as in :class:`~steersman.engines.vllm.tables.Tables`.
+        entries, factors: of this place.
+    """
+    if hidden.is_cuda:  # pragma: no cover - needs a GPU; the same kernel runs interpreted in the tests
+        from .triton_kernel import launch
+
+        launch(hidden, residual, bank, entries, factors, tokens)
+        return
+    count, rank = int(index[0]), int(entries[0, 0])
+    if count == 0 or rank == 0:
+        return
+    rows = index[1 : 1 + count]
+    slots = tokens[rows].to(torch.int64)
+    found = hidden[rows].to(torch.float32)
+    if bool(entries[0, 1]):
+        base = found if residual is None else found + residual[rows].to(torch.float32)
+        change = general(base, bank, entries[slots], factors[slots], rank)
+    else:
+        change = additions(bank, entries[slots], factors[slots], rank)
+    hidden[rows] = (found + change).to(hidden.dtype)
+
+
+def additions(bank: Tensor, entries: Tensor, factors: Tensor, rank: int) -> Tensor:
+    """The change ``[n, width]`` where every entry only adds: sum of a w."""
+    change = torch.zeros(len(entries), bank.shape[1])
+    for k in range(rank):
+        _, factor, shift, _, _ = factors[:, FLOATS * k : FLOATS * (k + 1)].unbind(1)
+        change += (factor * shift)[:, None] * bank[entries[:, 1 + INTS * k]]
+    return change
+
+
+def general(h: Tensor, bank: Tensor, entries: Tensor, factors: Tensor, rank: int) -> Tensor:
+    """The change ``[n, width]`` of values h, entry by entry: ``g h + a clip(r . h0 + c, low, high) w - h``."""
+    change = torch.zeros_like(h)
+    start = h
+    for k in range(rank):
+        write, read, begins = entries[:, 1 + INTS * k : 1 + INTS * (k + 1)].unbind(1)
+        gain, factor, shift, low, high = factors[:, FLOATS * k : FLOATS * (k + 1)].unbind(1)
+        if k:
+            start = torch.where(begins.bool()[:, None], h + change, start)
+        amount = factor * torch.minimum(torch.maximum((start * bank[read]).sum(1) + shift, low), high)
+        change = gain[:, None] * change + (gain - 1)[:, None] * h + amount[:, None] * bank[write]
+    return change

@@ -1,0 +1,237 @@
+"""From what a request carries to what the engine does, in the front end, before anything is scheduled.
+
+A request carries a spec: ``extra_args={"steersman": {...}}``, the same as JSON text, or the flat keys
+``steersman_vector`` and so on. It leaves the front end as a plan over digests and resolved positions; the workers need
+nothing else, and what reaches them cannot fail.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from ... import spec
+from ...errors import BoundaryError, SpecError, UnsupportedError
+from ...plan import Plan
+from ...positions import ENDLESS, MarkerEnd
+from ...shape import ModelShape
+from .blocks import program_keys
+from .packing import Packed, pack
+from .registry import Registry
+from .segments import Steering, resolve
+from .settings import KEY
+from .tables import Capacity
+
+#: The keys of a spec that name entries.
+NAMING = ("vector", "direction", "eraser", "values", "means", "reference", "plane")
+_REMEMBERED = 512
+
+
+@dataclass(frozen=True, eq=False)
+class Compiled:
+    """A plan over digests, for one model.
+
+    Attributes:
+        key: SHA-256 over the plan and all that it names.
+        spec: the plan, its names replaced by digests; JSON-able.
+        packed: its normal form.
+    """
+
+    key: str
+    spec: Mapping[str, Any]
+    packed: Packed
+
+
+class Compiler:
+    """Compiles specs, and remembers what it compiled. Front end and workers each have one, and find the same."""
+
+    def __init__(self, registry: Registry | None, shape: ModelShape) -> None:
+        self.registry = registry
+        self.shape = shape
+        self._known: OrderedDict[str, Compiled] = OrderedDict()
+
+    def pinned(self, document: Mapping[str, Any] | str) -> dict[str, Any]:
+        """A spec with every name replaced by the digest of what it stands for now.
+
+        Raises:
+            SpecError: it does not follow the schema, or names what there is not.
+        """
+        items: list[dict[str, Any]] = []
+        for number, item in enumerate(spec.validate(document).interventions):
+            given = item.model_dump(mode="json", exclude_unset=True, exclude_none=True)
+            for holder in (given, given.get("when") or {}):
+                for role in NAMING:
+                    if role in holder:
+                        holder[role] = self._digest(holder[role], f"interventions.{number}")
+            items.append(given)
+        return {"interventions": items}
+
+    def _digest(self, name: str, where: str) -> str:
+        if self.registry is None:
+            raise SpecError(
+                f"{where}: no vector named {name!r}: this engine has no folder of vectors; start it with "
+                "STEERSMAN_VECTORS=<folder>"
+            )
+        try:
+            return self.registry.digest(name)
+        except SpecError as error:
+            raise SpecError(f"{where}: {error}") from None
+
+    def compile(self, pinned: Mapping[str, Any]) -> Compiled:
+        """A pinned spec in the engine's form.
+
+        Raises:
+            SteersmanError: it makes no sense, does not fit the model, or cannot be carried out by this engine.
+        """
+        key = hashlib.sha256(json.dumps(pinned, sort_keys=True).encode()).hexdigest()
+        if key not in self._known:
+            plan = Plan.from_spec(pinned, self.registry if self.registry is not None else {})
+            self._known[key] = Compiled(key, pinned, pack(plan.actions(self.shape)))
+            while len(self._known) > _REMEMBERED:
+                self._known.popitem(last=False)
+        self._known.move_to_end(key)
+        return self._known[key]
+
+
+def spec_in(extra: Mapping[str, Any] | None) -> Mapping[str, Any] | str | None:
+    """The spec that a request's extra arguments carry, or None.
+
+    Raises:
+        SpecError: both forms at once, an unknown flat key, or something that is no spec.
+    """
+    flat = {key: value for key, value in (extra or {}).items() if key.startswith(f"{KEY}_")}
+    whole = (extra or {}).get(KEY)
+    if whole is not None and flat:
+        raise SpecError(f"give {KEY!r} or the flat keys {', '.join(sorted(flat))}, not both")
+    if flat:
+        return spec.from_flat_keys(flat)
+    if whole is not None and not isinstance(whole, str | Mapping):
+        raise SpecError(f"{KEY!r} must be a spec, as an object or as JSON text, got {type(whole).__name__}")
+    return cast("Mapping[str, Any] | str | None", whole)
+
+
+@dataclass(frozen=True, eq=False)
+class Resolved:
+    """What a request leaves the front end with.
+
+    Attributes:
+        plan: key of the plan.
+        spec: the pinned spec, from which a worker compiles it.
+        steering: which tokens are steered by which program.
+        keys: a name for what each program does.
+    """
+
+    plan: str
+    spec: Mapping[str, Any]
+    steering: Steering
+    keys: tuple[str, ...]
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON-able values."""
+        return {"resolved": self.plan, "spec": self.spec, **self.steering.plain()}
+
+    @classmethod
+    def from_extra(cls, extra: Mapping[str, Any] | None) -> Resolved | None:
+        """From a request's extra arguments; None if it is not steered.
+
+        Raises:
+            SpecError: it is to be steered, but did not pass through the front end.
+        """
+        if spec_in(extra) is None:
+            return None
+        document = (extra or {}).get(KEY)
+        if not isinstance(document, Mapping) or "resolved" not in document:
+            raise SpecError(
+                "a request that is to be steered was added to the engine without passing through its front end, where "
+                "steering is checked; add it through LLM, AsyncLLM or the server"
+            )
+        found = cast("dict[str, Any]", document)
+        steering = Steering.from_plain(found)
+        return cls(found["resolved"], found["spec"], steering, program_keys(found["resolved"], steering.programs))
+
+
+class FrontEnd:
+    """Resolves requests, and refuses what the engine cannot do.
+
+    Args:
+        registry: the vectors, or None.
+        shape: the model.
+        capacity, rows: what the engine has room for; ``rows`` is what one request may use.
+        programs: how many programs one request may have.
+        exact_generation: whether it is known at every step how many tokens were generated; with speculative decoding,
+            only afterwards.
+    """
+
+    def __init__(
+        self,
+        registry: Registry | None,
+        shape: ModelShape,
+        capacity: Capacity,
+        rows: int,
+        programs: int,
+        exact_generation: bool = True,
+    ) -> None:
+        self.compiler = Compiler(registry, shape)
+        self.capacity = capacity
+        self.rows = rows
+        self.programs = programs
+        self.exact_generation = exact_generation
+
+    def resolve(
+        self,
+        extra: Mapping[str, Any] | None,
+        prompt_length: int,
+        new_tokens: int,
+        prompt: Sequence[int] | None,
+        marker_end: MarkerEnd | None,
+    ) -> Resolved | None:
+        """What a request is steered by, or None if it carries nothing or does nothing.
+
+        Raises:
+            SteersmanError: with what is wrong and how to put it right.
+        """
+        document = spec_in(extra)
+        if document is None:
+            return None
+        compiled = self.compiler.compile(self.compiler.pinned(document))
+        self._check_room(compiled.packed)
+        steering = resolve(compiled.packed, prompt_length, new_tokens, prompt, marker_end if marker_end else _no_text)
+        self._check_programs(steering, prompt_length)
+        if not steering.segments:
+            return None
+        return Resolved(compiled.key, compiled.spec, steering, program_keys(compiled.key, steering.programs))
+
+    def _check_room(self, packed: Packed) -> None:
+        if packed.rank > self.capacity.rank:
+            raise UnsupportedError(
+                f"this plan needs {packed.rank} terms at one site, and this engine has room for {self.capacity.rank}; "
+                f"start it with STEERSMAN_RANK={packed.rank}"
+            )
+        if len(packed.rows) > self.rows:
+            raise UnsupportedError(
+                f"this plan uses {len(packed.rows)} different vectors over its layers, and this engine has room for "
+                f"{self.rows} in each request; start it with STEERSMAN_ROWS={len(packed.rows)}"
+            )
+
+    def _check_programs(self, steering: Steering, prompt_length: int) -> None:
+        if len(steering.programs) > self.programs:
+            raise UnsupportedError(
+                f"this plan steers runs of tokens in {len(steering.programs)} different ways, and this engine has room "
+                f"for {self.programs} in each request; start it with STEERSMAN_PROGRAMS={len(steering.programs)}"
+            )
+        edges = {edge for segment in steering.segments for edge in segment[:2]}
+        if not self.exact_generation and any(prompt_length < edge < ENDLESS for edge in edges):
+            raise UnsupportedError(
+                "with speculative decoding it is not known in advance which generated token a draft will be, so only "
+                'positions that treat all generated tokens alike can be steered, such as "last+generation"'
+            )
+
+
+def _no_text(marker: str) -> int | None:
+    raise BoundaryError(
+        f"after({marker!r}) looks for text, but this request has no token ids or the engine no tokenizer; name indices"
+    )

@@ -1,0 +1,96 @@
+"""Random mixes of requests, and what the hook engine says they give."""
+
+import random
+
+import torch
+
+import steersman as sm
+from steersman.model.hooks import Row
+
+MEMBERS = ("last", "generation", "last+generation", "prompt", "all", "prompt[1:4]", "prompt[-2]", "generation[1:4]",
+           "prompt[::2]+generation[0:2]", "prompt[0]+last")  # fmt: skip
+
+
+def vectors(model, count=4, seed=0):
+    """Two-class vectors of random directions, with projections and norms."""
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        sm.SteeringVector(
+            {layer: torch.randn(model.d_model, generator=generator) for layer in range(model.n_layers)},
+            name=f"v{number}",
+            projections=dict.fromkeys(range(model.n_layers), (-1.0, 2.0)),
+            norms=dict.fromkeys(range(model.n_layers), 6.0),
+        )
+        for number in range(count)
+    ]
+
+
+def plan(model, pool, draw):
+    """One or two interventions of random kinds."""
+    return sm.Plan([intervention(model, pool, draw) for _ in range(draw.choice((1, 1, 2)))])
+
+
+def intervention(model, pool, draw):
+    vector, layers = draw.choice(pool), sorted(draw.sample(range(model.n_layers), draw.choice((1, 2))))
+    where = {"layers": layers, "positions": draw.choice(MEMBERS)}
+    site = draw.choice(("resid_post", "resid_post", "resid_pre", "attn_out", "mlp_out", "resid_mid"))
+    tensor = vector[layers[0]]
+    kind = draw.randrange(11)
+    if kind < 3:
+        return sm.Add(tensor, draw.choice((-2.0, 1.0, 3.0)), site=site, **where)
+    if kind == 3:
+        weights = {layer: draw.choice((0.5, 2.0)) for layer in layers}
+        return sm.Add(vector, 0.5, unit="norm", layers=weights, positions=where["positions"])
+    if kind == 4:
+        return sm.Add(vector, sm.schedule([3.0, 0.0, -2.0, 1.0]), layers=layers)
+    if kind == 5:
+        return sm.Ablate(tensor)
+    if kind == 6:
+        return sm.Ablate(torch.stack([tensor, pool[0][0] + 1]), layers=layers, positions=where["positions"])
+    if kind == 7:
+        return sm.Clamp(tensor, draw.choice((-3.0, 4.0)), side=draw.choice(("both", "above", "below")), **where)
+    if kind == 8:
+        return sm.Affine(vector, draw.choice((0.0, 1.5)), **where)
+    if kind == 9:
+        return draw.choice((sm.Zero(sm.attention(layers)), sm.Mean(sm.mlp(layers), tensor * 0.5)))
+    return sm.Replace(torch.stack([tensor, -tensor]), layers=layers, positions="prompt[0]+last")
+
+
+def requests(model, count, seed, lengths=(3, 60)):
+    """Prompts of random tokens, three in four with a plan."""
+    draw = random.Random(seed)
+    pool = vectors(model, seed=seed)
+    vocabulary = model.hf.config.vocab_size
+    prompts = [[draw.randrange(5, vocabulary) for _ in range(draw.randint(*lengths))] for _ in range(count)]
+    return prompts, [None if number % 4 == 3 else plan(model, pool, draw) for number in range(count)]
+
+
+def logprobs(model, prompt, given, steer):
+    """Log-probabilities of each token after ``prompt``, under the hook engine, teacher-forced on ``given``."""
+    row = Row(len(prompt), tuple(prompt), model.tokens.find_marker, "prompt", 0)
+    ids = torch.tensor([[*prompt, *given[:-1]]])
+    with torch.inference_mode(), model._engine.call([sm.Plan.of(steer)], [row]):
+        logits = model.hf(ids, use_cache=False).logits[0, len(prompt) - 1 :]
+    return logits.double().log_softmax(-1)
+
+
+def compare(model, prompts, plans, outputs, tolerance=1e-5):
+    """Greedy tokens equal and log-probabilities within tolerance; at least half of the steered ones change tokens."""
+    worst, changed, steered = 0.0, 0, 0
+    for prompt, steer, output in zip(prompts, plans, outputs, strict=True):
+        found = output.outputs[0]
+        tokens = list(found.token_ids)
+        wanted = logprobs(model, prompt, tokens, steer)
+        plain = logprobs(model, prompt, tokens, None)
+        for step, (token, top) in enumerate(zip(tokens, found.logprobs, strict=True)):
+            best = wanted[step].topk(2).values
+            assert token == int(wanted[step].argmax()) or float(best[0] - best[1]) < 1e-4, (steer, step)
+            for candidate, entry in top.items():
+                error = abs(entry.logprob - float(wanted[step, candidate])) / max(1.0, abs(entry.logprob))
+                worst = max(worst, error)
+                assert error <= tolerance, (steer, step, entry.logprob, float(wanted[step, candidate]))
+        if steer is not None:
+            steered += 1
+            changed += any(int(plain[step].argmax()) != token for step, token in enumerate(tokens))
+    assert 2 * changed >= steered, f"only {changed} of {steered} steered requests changed a token: the test is void"
+    return worst, changed, steered

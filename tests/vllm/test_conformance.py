@@ -1,0 +1,64 @@
+"""Held to the hook engine: mixes of everything in one batch give the same tokens and log-probabilities."""
+
+import pytest
+from tests.vllm.mixes import compare, requests, vectors
+
+import steersman as sm
+from vllm import SamplingParams
+
+GREEDY = {"temperature": 0.0, "max_tokens": 40, "logprobs": 5, "ignore_eos": True}
+TIGHT = {"max_num_batched_tokens": 64, "num_gpu_blocks_override": 16, "enable_prefix_caching": True}
+
+
+def check(llm, model, seed, count=24):
+    """A mix, then its last requests again, which find their blocks in the prefix cache."""
+    prompts, plans = requests(model, count, seed)
+    outputs = llm.run(prompts, plans, SamplingParams(**GREEDY))
+    compare(model, prompts, plans, outputs)
+    again = llm.run(prompts[-8:], plans[-8:], SamplingParams(**GREEDY))
+    compare(model, prompts[-8:], plans[-8:], again)
+    return sum(output.num_cached_tokens or 0 for output in again)
+
+
+@pytest.mark.parametrize("name", ["demo", "llama", "gpt2"])
+def test_eager_with_chunked_prefill_preemption_and_a_warm_cache(name, engine, models):
+    llm = engine(name, enforce_eager=True, **TIGHT)
+    assert check(llm, models[name][1], seed=7) > 0
+    (stats,) = llm.stats()
+    assert stats["self_check"] == "passed"
+    assert stats["steered_steps"] > 0
+    preempted = [metric.value for metric in llm.llm.get_metrics() if metric.name == "vllm:num_preemptions"]
+    assert sum(preempted) > 0
+
+
+def test_the_prefix_cache_is_shared_where_it_may_be_and_nowhere_else(engine, models, monkeypatch):
+    llm, model = engine("llama", enforce_eager=True, enable_prefix_caching=True), models["llama"][1]
+    vector = vectors(model)[0]
+    prompt = requests(model, 1, seed=5, lengths=(80, 80))[0][0]
+    always = sm.Add(vector[1], 4.0, layers=1, positions="all")
+    late = sm.Add(vector[1], 4.0, layers=1)
+    sequence = [None, always, sm.Add(vector[1], -4.0, layers=1, positions="all"), late, None, always]
+
+    def errors_and_hits():
+        found = []
+        for plan in sequence:
+            (output,) = llm.run([prompt], [plan], SamplingParams(**GREEDY | {"max_tokens": 2}))
+            try:
+                compare(model, [prompt], [plan], [output])
+                right = True
+            except AssertionError:
+                right = False
+            found.append((right, output.num_cached_tokens))
+        return found
+
+    ours = errors_and_hits()
+    assert ours == [(True, 0), (True, 0), (True, 0), (True, 64), (True, 64), (True, 64)]
+
+    llm.llm.reset_prefix_cache()
+    from vllm.v1.core import block_pool, kv_cache_utils
+
+    stock = kv_cache_utils.generate_block_hash_extra_keys.__wrapped__
+    monkeypatch.setattr(kv_cache_utils, "generate_block_hash_extra_keys", stock)
+    monkeypatch.setattr(block_pool, "generate_block_hash_extra_keys", stock)
+    theirs = errors_and_hits()
+    assert [right for right, _ in theirs] == [True, False, False, True, True, False]

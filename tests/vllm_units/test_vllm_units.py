@@ -1,0 +1,275 @@
+"""The parts of the vLLM engine that need no vLLM, held to the operations themselves and to brute force."""
+
+import random
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.models import tiny
+
+import steersman as sm
+from steersman.engines.vllm.blocks import block_key, program_keys
+from steersman.engines.vllm.kernel import steer
+from steersman.engines.vllm.packing import pack
+from steersman.engines.vllm.places import shape_from
+from steersman.engines.vllm.registry import Registry
+from steersman.engines.vllm.requests import FrontEnd, Resolved, spec_in
+from steersman.engines.vllm.segments import resolve
+from steersman.engines.vllm.settings import Settings
+from steersman.engines.vllm.tables import Capacity, Tables
+from steersman.errors import FileFormatError, MismatchError, NotAppliedError, SpecError, UnsupportedError
+
+WIDTH, CAPACITY = 8, Capacity(tokens=64, slots=32, rows=40, rank=6)
+
+
+def shape():
+    config = tiny("llama", hidden_size=WIDTH, num_attention_heads=2, num_key_value_heads=2).config
+    return shape_from(config, "tiny")
+
+
+def drawn(*size, seed=0):
+    return torch.randn(*size, generator=torch.Generator().manual_seed(seed))
+
+
+def two_class(seed=0):
+    layers = range(3)
+    return sm.SteeringVector(
+        {layer: drawn(WIDTH, seed=seed + layer) for layer in layers},
+        projections=dict.fromkeys(layers, (-1.0, 2.0)),
+    )
+
+
+OPERATIONS = {
+    "add": lambda: sm.Add(drawn(WIDTH), 1.5, layers=1, positions="all"),
+    "ablate": lambda: sm.Ablate(drawn(WIDTH), layers=1),
+    "ablate a plane": lambda: sm.Ablate(drawn(2, WIDTH), 0.5, layers=1),
+    "clamp": lambda: sm.Clamp(drawn(WIDTH), 2.0, layers=1),
+    "clamp above": lambda: sm.Clamp(drawn(WIDTH), 0.1, side="above", layers=1),
+    "clamp below": lambda: sm.Clamp(drawn(WIDTH), 0.1, side="below", strength=0.7, layers=1),
+    "affine": lambda: sm.Affine(two_class(), 0.3, layers=1),
+    "zero": lambda: sm.Zero(sm.block(1)),
+    "half zero": lambda: sm.Zero(sm.block(1), strength=0.5),
+    "mean": lambda: sm.Mean(sm.block(1), drawn(WIDTH, seed=4)),
+    "replace": lambda: sm.Replace(drawn(WIDTH, seed=5), layers=1, positions="all"),
+    "erase": lambda: sm.Erase(sm.Eraser({1: (drawn(WIDTH, 2, seed=6), drawn(WIDTH, 2, seed=7), drawn(WIDTH, seed=8))})),
+}
+
+
+def computed(plan, h, residual=None, scale=1.0):
+    """What the kernel makes of tokens that are all steered, at ``resid_post`` of block 1."""
+    packed = pack(sm.Plan(plan).actions(shape()))
+    place = ("resid_post", 1)
+    tables = Tables([("resid_post", 0), place], WIDTH, CAPACITY, torch.device("cpu"))
+    tables.scales[place] = scale
+    states = resolve(packed, len(h), 2, list(range(len(h))), lambda text: None)
+    keys = program_keys("plan", states.programs)
+    slots = tables.slots_for({key: (packed, own) for key, own in zip(keys, states.programs, strict=True)})
+    tables.steer([(s.start, s.stop, slots[keys[s.program]]) for s in states.overlapping(0, len(h))])
+    hidden = h.clone()
+    at = tables.places[place]
+    steer(hidden, residual, tables.bank, tables.entries[at], tables.factors[at], tables.tokens, tables.index)
+    return hidden
+
+
+def wanted(plan, h):
+    for action in sm.Plan(plan).actions(shape()):
+        h = h + action.strength * (action.map(h) - h)
+    return h
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_every_operation_is_what_its_map_says(name):
+    h = drawn(9, WIDTH, seed=1) * 3
+    expected = wanted([OPERATIONS[name]()], h)
+    assert not torch.allclose(expected, h)
+    torch.testing.assert_close(computed([OPERATIONS[name]()], h), expected, rtol=1e-5, atol=1e-5)
+    half = drawn(9, WIDTH, seed=2)
+    torch.testing.assert_close(computed([OPERATIONS[name]()], h - half, half) + half, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        computed([OPERATIONS[name]()], h / 0.22, scale=0.22) * 0.22, expected, rtol=1e-5, atol=1e-5
+    )
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.sampled_from(sorted(OPERATIONS)), min_size=2, max_size=3))
+def test_operations_are_applied_in_the_order_of_the_plan(names):
+    plan = [OPERATIONS[name]() for name in names]
+    h = drawn(5, WIDTH, seed=3)
+    torch.testing.assert_close(computed(plan, h), wanted(plan, h), rtol=1e-4, atol=1e-4)
+
+
+def test_tokens_that_are_not_steered_keep_their_bits():
+    h = drawn(6, WIDTH, seed=1).to(torch.bfloat16)
+    out = computed([sm.Add(drawn(WIDTH), 2.0, layers=1, positions="prompt[1:3]")], h)
+    assert torch.equal(out[[0, 3, 4, 5]], h[[0, 3, 4, 5]])
+    assert not torch.equal(out[1:3], h[1:3])
+
+
+def test_one_vector_at_many_strengths_is_one_row():
+    vector = drawn(WIDTH)
+    packed = [pack(sm.Plan(sm.Add(vector, s, layers=1)).actions(shape())) for s in (1.0, 2.0, -3.0)]
+    tables = Tables([("resid_post", 1)], WIDTH, CAPACITY, torch.device("cpu"))
+    for number, each in enumerate(packed):
+        programs = resolve(each, 3, 4, None, lambda text: None).programs
+        tables.slots_for({f"{number}": (each, programs[0])})
+    assert tables.occupancy == {"slots": 3, "rows": 1}
+
+
+def test_slots_and_rows_are_given_up_by_age_and_used_again():
+    tables = Tables([("resid_post", 1)], WIDTH, Capacity(8, 4, 4, 2), torch.device("cpu"))
+    for number in range(50):
+        packed = pack(sm.Plan(sm.Add(drawn(WIDTH, seed=number), layers=1)).actions(shape()))
+        states = resolve(packed, 3, 4, None, lambda text: None).programs[0]
+        slot = tables.slots_for({f"{number}": (packed, states)})[f"{number}"]
+        row = int(tables.entries[0, slot, 1])
+        assert torch.equal(tables.bank[row], drawn(WIDTH, seed=number))
+    assert tables.occupancy == {"slots": 4, "rows": 4}
+
+
+POSITIONS = ("last", "generation", "last+generation", "prompt", "all", "prompt[1:4]", "prompt[-3]", "prompt[::2]",
+             "generation[0:3]", "generation[1::2]", "prompt[0]+generation[2]")  # fmt: skip
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.sampled_from(POSITIONS), min_size=1, max_size=3), st.integers(4, 12), st.integers(4, 9))
+def test_segments_select_what_positions_say(chosen, prompt_length, new_tokens):
+    items = [sm.Add(drawn(WIDTH, seed=i), i + 1.0, layers=1, positions=p) for i, p in enumerate(chosen)]
+    packed = pack(sm.Plan(items).actions(shape()))
+    steering = resolve(packed, prompt_length, new_tokens, None, lambda text: None)
+    rules = {rule: number for number, rule in enumerate(packed.rules)}
+    for position in range(prompt_length + new_tokens - 1):
+        here = [s for s in steering.segments if s.start <= position < s.stop]
+        assert len(here) <= 1
+        states = steering.programs[here[0].program] if here else (None,) * len(rules)
+        for rule, number in rules.items():
+            spans = rule.positions.resolve(prompt_length, lambda text: None)
+            assert (states[number] is not None) == any(position in span for span in spans)
+    assert Resolved("p", {}, steering, ()).steering == type(steering).from_plain(steering.plain())
+
+
+def test_a_schedule_starts_at_the_last_prompt_token_and_holds_its_last_value():
+    packed = pack(sm.Plan(sm.Add(drawn(WIDTH), sm.schedule([3.0, 0.0, -2.0]), layers=1)).actions(shape()))
+    steering = resolve(packed, 5, 20, None, lambda text: None)
+    found = {}
+    for segment in steering.segments:
+        for position in range(segment.start, min(segment.stop, 12)):
+            found[position] = steering.programs[segment.program][0].strength
+    assert found == {4: 3.0, **dict.fromkeys(range(6, 12), -2.0)}
+
+
+def test_blocks_are_keyed_by_what_is_steered_in_them_alone():
+    packed = pack(sm.Plan(sm.Add(drawn(WIDTH), layers=1)).actions(shape()))
+    steering = resolve(packed, 40, 30, None, lambda text: None)  # from token 39 on
+    keys = program_keys("plan", steering.programs)
+    assert block_key(steering, keys, 0, 16) is None
+    assert block_key(steering, keys, 16, 32) is None
+    assert block_key(steering, keys, 32, 48) == ("steersman", ((7, 16, keys[0]),))
+    assert block_key(steering, keys, 48, 64) == ("steersman", ((0, 16, keys[0]),))
+    assert program_keys("other plan", steering.programs) != keys
+
+
+def test_what_cannot_be_carried_out_is_refused_with_the_reason():
+    vector = two_class()
+    cases = {
+        "condition": sm.Add(vector, layers=1, when=sm.When(vector, layer=0, above=0.1)),
+        "rotation": sm.Rotate(vector, angle=0.5, layers=1),
+        "a function": sm.Custom(lambda h, where: h, layers=1, site="resid_post", positions="all"),
+    }
+    for reason, item in cases.items():
+        with pytest.raises(UnsupportedError, match=reason):
+            pack(sm.Plan(item).actions(shape()))
+    with pytest.raises(MismatchError, match="vLLM splits heads"):
+        sm.Plan(sm.Zero(sm.heads(1, 0))).actions(shape())
+
+
+def front(folder, **given):
+    chosen = Settings.parse({"vectors": folder, **given})
+    capacity = chosen.capacity(3, WIDTH, 4, 64)
+    rows = chosen.rows_each(3, WIDTH, 4)
+    return FrontEnd(Registry(folder), shape(), capacity, rows, chosen.programs)
+
+
+def spec(**given):
+    return {"interventions": [{"vector": "happy", "layers": [1], **given}]}
+
+
+def test_the_front_end_refuses_what_does_not_fit(tmp_path):
+    two_class().save(tmp_path / "happy.safetensors")
+    many = front(tmp_path, rank=1, programs=2)
+    assert many.resolve({"steersman": spec()}, 5, 8, None, None) is not None
+    assert many.resolve({"steersman": None}, 5, 8, None, None) is None
+    assert many.resolve({"steersman": spec(strength=0.0)}, 5, 8, None, None) is None
+    flat = {"steersman_vector": "happy", "steersman_layers": [1]}
+    same = many.resolve({"steersman": spec()}, 5, 8, None, None)
+    assert many.resolve(flat, 5, 8, None, None).keys == same.keys
+    refused = [
+        ({"steersman": spec(vector="hapy")}, SpecError, "did you mean 'happy'"),
+        ({"steersman": spec(strenght=1)}, SpecError, "unknown key 'strenght'"),
+        ({"steersman": spec(layers=[9])}, MismatchError, "names layer 9"),
+        ({"steersman": spec(positions="prompt[50]")}, NotAppliedError, "select no token"),
+        ({"steersman": spec(positions='after("x")')}, Exception, "looks for text"),
+        ({"steersman": spec(strength=[1, 2, 3, 4, 5])}, UnsupportedError, "STEERSMAN_PROGRAMS=5"),
+        ({"steersman": {"interventions": spec()["interventions"] * 2}}, UnsupportedError, "STEERSMAN_RANK=2"),
+        ({"steersman": "{no json"}, SpecError, "JSON"),
+        ({"steersman": 3}, SpecError, "must be a spec"),
+        ({"steersman": spec(), **flat}, SpecError, "not both"),
+        ({**flat, "steersman_foo": 1}, SpecError, "unknown key"),
+        ({"steersman": {"resolved": "x", "spec": {}, "segments": [], "programs": []}}, SpecError, "unknown key"),
+    ]
+    for extra, error, message in refused:
+        with pytest.raises(error, match=message):
+            many.resolve(extra, 5, 8, None, None)
+    with pytest.raises(SpecError, match="without passing through its front end"):
+        Resolved.from_extra({"steersman": spec()})
+    assert spec_in({"other": 1}) is None
+
+
+@pytest.mark.parametrize("name", ["../happy", "a/b", ".kept", "", "x" * 200, "a\x00b", "nul\n"])
+def test_hostile_names_reach_no_file(name, tmp_path):
+    registry = Registry(tmp_path)
+    for act in (registry.digest, registry.delete, lambda name: registry.put(name, b"x")):
+        with pytest.raises(SpecError, match="no name of a vector"):
+            act(name)
+
+
+def test_a_name_may_be_replaced_while_its_old_content_is_in_use(tmp_path):
+    registry, other = Registry(tmp_path), Registry(tmp_path)
+    path = tmp_path / "happy.safetensors"
+    two_class(0).save(path)
+    first = registry.digest("happy")
+    two_class(5).save(path)
+    second = registry.digest("happy")
+    assert first != second
+    assert torch.equal(other[first][1], two_class(0)[1])  # another process, told the digest
+    assert torch.equal(other["happy"][1], two_class(5)[1])
+    registry.delete("happy")
+    assert registry.names() == []
+    assert torch.equal(Registry(tmp_path)[second][1], two_class(5)[1])
+
+
+def test_damaged_files_are_refused_and_leave_nothing(tmp_path):
+    registry = Registry(tmp_path)
+    with pytest.raises(FileFormatError):
+        registry.put("bad", b"\x00" * 64)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    (tmp_path / "bad.safetensors").write_bytes(random.Random(0).randbytes(100))
+    with pytest.raises(FileFormatError, match="'bad'"):
+        registry.digest("bad")
+
+
+def test_other_entries_than_vectors_are_kept_by_digest(tmp_path):
+    registry = Registry(tmp_path)
+    tensor = drawn(3, WIDTH)
+    digest = registry.store(tensor)
+    assert digest == registry.store(tensor.clone())
+    assert torch.equal(Registry(tmp_path)[digest], tensor)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [({"rnak": 3}, "unknown setting"), ({"rank": 0}, "at least 1"), ({"sites": "z"}, "names 'z'")],
+)
+def test_settings_are_checked(given, message):
+    with pytest.raises(SpecError, match=message):
+        Settings.parse(given)
