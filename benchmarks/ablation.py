@@ -16,12 +16,12 @@ from transformers import GPT2Config, GPT2LMHeadModel
 import steersman as sm
 from benchmarks.timing import compare, machine
 
-PROMPTS, PROMPT_TOKENS, WIDTH, LAYERS, HEADS, VOCABULARY = 8, 32, 256, 12, 8, 2048
+PROMPTS, PROMPT_TOKENS, WIDTH, LAYERS, HEADS, VOCABULARY = 8, 32, 256, 12, 4, 2048
 TARGET, FOIL = 400, 401
 
 
 def build() -> sm.SteeringModel:
-    """A random GPT-2: 12 blocks, width 256, 8 heads."""
+    """A random GPT-2: 12 blocks, width 256, 4 heads."""
     torch.manual_seed(0)
     config = GPT2Config(
         vocab_size=VOCABULARY, n_embd=WIDTH, n_layer=LAYERS, n_head=HEADS, n_positions=256, bos_token_id=0,
