@@ -24,6 +24,7 @@ __all__ = [
     "SteersmanError",
     "TraceError",
     "UnsupportedError",
+    "VerificationError",
     "VersionError",
 ]
 
