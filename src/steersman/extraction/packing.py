@@ -71,7 +71,7 @@ def pack(rows: Sequence[Sequence[int]], limit: int = PACK_TOKENS) -> list[Packed
 
 def distinct_tokens(rows: Sequence[Sequence[int]]) -> int:
     """Tokens of texts, each shared beginning counted once: what packs of any size would hold."""
-    order = sorted(rows)
+    order = sorted(tuple(row) for row in rows)
     return len(order[0]) + sum(len(b) - _shared(a, b) for a, b in pairwise(order)) if order else 0
 
 
