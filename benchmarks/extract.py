@@ -162,9 +162,9 @@ def main() -> None:
             f" {kind} pairs: {len(rows)} texts of {lengths[0]} to {lengths[-1]} tokens (median "
             f"{lengths[len(lengths) // 2]}), {sum(lengths)} tokens, of which {shared(rows):.0%} in shared beginnings"
         )
-        for what, layers in ((f"layer {MIDDLE}", MIDDLE), ("all layers", "all")):
-            deepest = MIDDLE if layers == MIDDLE else LAYERS - 1
-            for quality in (False, True):
+        for quality in (False, True):
+            for what, layers in ((f"layer {MIDDLE}", MIDDLE), ("all layers", "all")):
+                deepest = MIDDLE if layers == MIDDLE else LAYERS - 1
 
                 def ours(pairs=pairs, layers=layers, quality=quality) -> object:
                     return sm.extract(model, pairs, layers=layers, quality=quality, token_budget=BUDGET, progress=False)
@@ -172,7 +172,7 @@ def main() -> None:
                 # the limit over the candidate: how many times as fast the candidate is
                 ratio = compare(limit(model, rows, deepest), ours, given.runs)
                 how = "with quality" if quality else ""
-                print(f"  {what:11s} {how:13s} {ratio}")
+                print(f"  {what:11s} {how:13s} {ratio}", flush=True)
 
 
 if __name__ == "__main__":

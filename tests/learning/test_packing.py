@@ -10,7 +10,7 @@ import torch
 from tests.models import FAMILIES, tiny, tiny_tokenizer
 
 import steersman as sm
-from steersman.extraction.packing import pack, packed_tokens
+from steersman.extraction.packing import distinct_tokens, pack, packed_tokens
 from steersman.model.own_mask import why_not
 
 TEXTS = [f"it is {end}" for end in ("a", "ab", "b", "cd", "c", "", "a", "xyz")]
@@ -38,7 +38,8 @@ def test_a_path_spells_its_text_and_sees_no_other(limit: int) -> None:
 def test_shared_tokens_are_counted_once() -> None:
     texts = rows()
     distinct = {tuple(row[: i + 1]) for row in texts for i in range(len(row))}
-    assert packed_tokens(pack(texts)) == len(distinct)
+    assert packed_tokens(pack(texts)) == distinct_tokens(texts) == len(distinct)
+    assert distinct_tokens([]) == 0
 
 
 @pytest.mark.parametrize("family", FAMILIES)

