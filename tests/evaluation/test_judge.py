@@ -25,6 +25,7 @@ class Stub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.seen: list[dict[str, Any]] = []
         self.plan: list[Any] = []
+        self.wait = "0"
         self.lock = threading.Lock()
 
     @property
@@ -43,7 +44,9 @@ class Handler(BaseHTTPRequestHandler):
         if isinstance(step, float):
             time.sleep(step)
         if isinstance(step, int):
-            self.answer({"error": {"message": "not now", "type": "x", "code": "y"}}, step, {"Retry-After": "0"})
+            self.answer(
+                {"error": {"message": "not now", "type": "x", "code": "y"}}, step, {"Retry-After": self.server.wait}
+            )
             return
         if isinstance(step, bytes):
             self.raw(step, 200, {})
@@ -127,6 +130,13 @@ def test_a_server_that_hangs_is_given_up(server) -> None:
     with pytest.raises(JudgeError, match="failed 2 times"):
         judge(server, timeout=0.1, retries=1).score_texts(["a"], ["good"])
     assert time.perf_counter() - start < 1.4
+
+
+def test_a_server_that_asks_for_time_gets_it(server) -> None:
+    server.plan, server.wait = [429, 429], "0.15"
+    start = time.perf_counter()
+    assert judge(server).score_texts(["a"], ["good"]).tolist() == [10]
+    assert time.perf_counter() - start >= 0.3
 
 
 def test_nobody_there_is_said(server) -> None:

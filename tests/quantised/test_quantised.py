@@ -58,3 +58,36 @@ def test_an_edit_works_but_has_no_second_module_tree(model: sm.SteeringModel) ->
     assert torch.equal(edited.logits("hello"), model.logits("hello", steer=plan))
     with pytest.raises(UnsupportedError, match="quantised"):
         _ = edited.hf
+
+
+def test_a_plan_is_baked_into_an_adapter_for_quantised_weights(tmp_path: Path) -> None:
+    from peft import PeftModel
+    from torchao.quantization import Int8WeightOnlyConfig
+    from transformers import AutoModelForCausalLM
+
+    tiny("mistral").save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    options = {"quantization_config": TorchAoConfig(quant_type=Int8WeightOnlyConfig()), "dtype": torch.float32}
+    model = sm.SteeringModel.from_pretrained(tmp_path, **options)
+    plan = sm.Plan([sm.Ablate(torch.randn(32, generator=torch.Generator().manual_seed(1))), sm.Zero(sm.heads(1, 2))])
+    with pytest.raises(UnsupportedError, match="bake an adapter"):
+        sm.bake(model.edit(plan), tmp_path / "out")
+    report = sm.bake(model.edit(plan), tmp_path / "out", adapter=True, max_new_tokens=4)
+    assert report.verification.max_difference < 1e-4
+    assert report.verification.effect > 0.5
+    adapted = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(tmp_path, **options), str(tmp_path / "out")
+    )
+    ids = torch.tensor([model.tokens.encode("hello there")])
+    with torch.no_grad():
+        found = adapted(input_ids=ids).logits[0]
+    expected = model.logits("hello there", steer=plan)[0]
+    assert float((found - expected).abs().max()) < 1e-4
+
+
+def test_biases_that_peft_does_not_take_beside_quantised_weights_are_refused(
+    model: sm.SteeringModel, tmp_path: Path
+) -> None:
+    with pytest.raises(UnsupportedError, match="PEFT cannot hold this plan.*Nothing was kept"):
+        sm.bake(model.edit(sm.Ablate(torch.ones(32))), tmp_path / "out", adapter=True)
+    assert not (tmp_path / "out").exists()

@@ -79,9 +79,9 @@ class Divergence:
     def estimates(self, seed: int = 0) -> dict[str, Estimate]:
         """``mean``, ``p95`` and ``top1`` with intervals over texts."""
         return {
-            "mean": mean(self.kl, self.texts, seed=seed),  # pyright: ignore[reportArgumentType]
-            "p95": statistic(lambda values: float(np.quantile(values, 0.95)), self.kl, self.texts, seed=seed),  # pyright: ignore[reportArgumentType]
-            "top1": share(self.agrees, self.texts),  # pyright: ignore[reportArgumentType]
+            "mean": mean(self.kl, self.texts, seed=seed),
+            "p95": statistic(lambda values: float(np.quantile(values, 0.95)), self.kl, self.texts, seed=seed),
+            "top1": share(self.agrees, self.texts),
         }
 
 

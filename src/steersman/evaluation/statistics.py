@@ -23,6 +23,8 @@ LEVEL = 0.95
 #: With fewer sources than this no interval is given: resampling a handful of sources understates how they vary.
 FEWEST = 8
 
+#: The source of each item, of any kind that can be told apart; None where each is its own.
+Sources = Sequence[Any] | Array | None
 Method = Literal["BCa", "percentile", "Wilson"]
 Side = Literal["two-sided", "greater", "less"]
 
@@ -60,7 +62,7 @@ class Estimate:
 
 def mean(
     values: Sequence[float] | Array,
-    sources: Sequence[Any] | None = None,
+    sources: Sources = None,
     *,
     level: float = LEVEL,
     resamples: int = RESAMPLES,
@@ -99,7 +101,7 @@ def mean(
 def statistic(
     compute: Callable[[Array], float],
     values: Sequence[float] | Array,
-    sources: Sequence[Any] | None = None,
+    sources: Sources = None,
     *,
     level: float = LEVEL,
     resamples: int = RESAMPLES,
@@ -127,8 +129,8 @@ def statistic(
 
 
 def ratio_of_means(
-    over: tuple[Sequence[float] | Array, Sequence[Any] | None],
-    under: tuple[Sequence[float] | Array, Sequence[Any] | None],
+    over: tuple[Sequence[float] | Array, Sources],
+    under: tuple[Sequence[float] | Array, Sources],
     *,
     level: float = LEVEL,
     resamples: int = RESAMPLES,
@@ -160,7 +162,7 @@ def ratio_of_means(
     return Estimate(value, float(low), float(high), total, count, "percentile", uncertain)
 
 
-def share(held: Sequence[bool] | Array, sources: Sequence[Any] | None = None) -> Estimate:
+def share(held: Sequence[bool] | Array, sources: Sources = None) -> Estimate:
     """A proportion with Wilson's 95% interval, at the effective number of items.
 
     Unlike a bootstrap it does not shrink to a point where all items agree. Items of one source count for less than
@@ -266,7 +268,7 @@ def max_statistic(
 
 def sign_flip_p_value(
     differences: Sequence[float] | Array,
-    sources: Sequence[Any] | None = None,
+    sources: Sources = None,
     *,
     side: Side = "two-sided",
     resamples: int = 9999,
@@ -310,7 +312,7 @@ def spearman_brown(half: float, factor: float = 2.0) -> float:
     return factor * half / (1 + (factor - 1) * half)
 
 
-def split_half(values: Array, sources: Sequence[Any] | None = None, *, splits: int = 50, seed: int = 0) -> float:
+def split_half(values: Array, sources: Sources = None, *, splits: int = 50, seed: int = 0) -> float:
     """How reliably items rank settings: the correlation between the mean curves of two random halves of the sources,
     averaged over splits and carried to full length by Spearman and Brown.
 
@@ -375,7 +377,7 @@ def _checked(values: Sequence[float] | Array) -> Array:
     return found
 
 
-def _sources(sources: Sequence[Any] | None, count: int) -> tuple[list[Any], Array]:
+def _sources(sources: Sources, count: int) -> tuple[list[Any], Array]:
     """The distinct sources in order of appearance, and the number of each item's."""
     if sources is None:
         return list(range(count)), np.arange(count)
@@ -385,7 +387,7 @@ def _sources(sources: Sequence[Any] | None, count: int) -> tuple[list[Any], Arra
     return list(numbers), np.array([numbers[name] for name in sources])
 
 
-def _by_source(values: Array, sources: Sequence[Any] | None) -> tuple[list[Any], Array, Array]:
+def _by_source(values: Array, sources: Sources) -> tuple[list[Any], Array, Array]:
     """Sources, how many items each has, and their sums."""
     names, of = _sources(sources, len(values))
     counts = np.bincount(of, minlength=len(names)).astype(np.float64)

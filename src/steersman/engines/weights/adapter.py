@@ -287,6 +287,10 @@ def _with_adapter(peft: Any, model: SteeringModel, folder: Path) -> Any:
     wanted = [(parameter, parameter.requires_grad) for parameter in model.architecture.hf.parameters()]
     try:
         return peft.PeftModel.from_pretrained(twin, str(folder)).eval()
+    except ValueError as error:  # layers that PEFT adapts in part only, such as torchao's, which take no biases
+        raise UnsupportedError(
+            f"PEFT cannot hold this plan for the weights of {model.shape.name}: {error}. Nothing was kept; {_KEEP}"
+        ) from error
     finally:
         for parameter, flag in wanted:
             parameter.requires_grad_(flag)
