@@ -119,16 +119,16 @@ def test_tasks_run_steered_and_unsteered(embedded, happy, theirs, tmp_path) -> N
                 assert base[task][name] == pytest.approx(value, rel=1e-4), (task, name)
     up = run(SteeredLM(embedded, sm.Add(happy, 2.0, layers=8)), tmp_path, *names)
     down = run(SteeredLM(embedded, sm.Add(happy, -2.0, layers=8)), tmp_path, "words")
-    assert up["words_choice"]["acc,none"] >= 0.75  # measured: 7 of 8
-    assert down["words_choice"]["acc,none"] == 0
+    assert up["words_choice"]["acc,none"] == base["words_choice"]["acc,none"] == 1
+    assert down["words_choice"]["acc,none"] == 0  # what no unsteered model gives
     assert up["text_rolling"]["bits_per_byte,none"] != base["text_rolling"]["bits_per_byte,none"]
 
 
 def test_it_is_registered_and_takes_a_string_of_arguments(happy, tmp_path) -> None:
     assert get_model("steersman") is SteeredLM
-    path = sm.Plan(sm.Add(happy, 2.0, layers=8)).save(tmp_path / "plan.safetensors")
+    path = sm.Plan(sm.Add(happy, -2.0, layers=8)).save(tmp_path / "plan.safetensors")
     found = run("steersman", tmp_path, "words", model_args=f"pretrained=demo,plan={path}", batch_size=4)
-    assert found["words_choice"]["acc,none"] >= 0.75
+    assert found["words_choice"]["acc,none"] == 0  # unsteered it is right about all
 
 
 def test_what_cannot_be_is_refused(embedded, gpt2) -> None:
