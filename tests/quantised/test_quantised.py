@@ -88,6 +88,6 @@ def test_a_plan_is_baked_into_an_adapter_for_quantised_weights(tmp_path: Path) -
 def test_biases_that_peft_does_not_take_beside_quantised_weights_are_refused(
     model: sm.SteeringModel, tmp_path: Path
 ) -> None:
-    with pytest.raises(UnsupportedError, match="PEFT cannot hold this plan.*Nothing was kept"):
+    with pytest.raises(UnsupportedError, match=r"PEFT cannot hold this plan.*Nothing was kept"):
         sm.bake(model.edit(sm.Ablate(torch.ones(32))), tmp_path / "out", adapter=True)
     assert not (tmp_path / "out").exists()
