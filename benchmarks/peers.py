@@ -3,11 +3,10 @@
 python -m benchmarks.peers [--runs 11] [PEER ...]
 
 For each peer an environment is made in ``.peers/`` (git ignores it) and the library installed there; a peer that does
-not
-install, or fails at the work, is reported with its last words. All get the same model and the same pairs, from files,
-and do the same work, the activations of the last token of each text at a middle layer and the direction between the
-classes,
-in the way their documentation shows; pyvene and nnsight leave the loop to the user: batches of 32 in the order given.
+not install, or fails at the work, is reported with its last words. All get the same model and the same pairs, from
+files, and do the same work, the activations of the last token of each text at a middle layer and the direction between
+the classes, in the way their documentation shows; pyvene and nnsight leave the loop to the user: batches of 32 in the
+order given.
 The limit that each is measured against is that of ``benchmarks.extract``, run in the same process.
 """
 

@@ -99,8 +99,6 @@ def test_side_effects_are_those_of_hand_written_hooks(positions: str) -> None:
 @pytest.mark.parametrize("family", ["gpt2", "llama", "bloom", "qwen3_next"])
 def test_all_ways_agree_for_any_operation(family: str, operation, options) -> None:
     model = steering_model(family)
-    if options.get("site") == "attn_out" and ("attn_out", 1) in model.shape.unavailable:
-        pytest.skip("the family has no such site")
     texts = [text for text in TEXTS if len(text) > 6]
     settings = {
         "prompts": texts, "target": LONGER, "layers": [1, 2], "strengths": [-1.0, 1.0], "neutral": NEUTRAL,

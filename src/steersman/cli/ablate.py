@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import study_options as options
+from .arguments import Model
 from .console import escape, figures, plural, show
 from .failures import InputError
 from .session import Run
@@ -20,7 +21,7 @@ SCHEMA = "steersman.ablate/1"
 
 def ablate(
     run: Run,
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="demo, a folder, or a Hugging Face id.")],
+    model: Model,
     prompts: Annotated[list[str] | None, typer.Argument(metavar="[PROMPT]...", help="One or more prompts.")] = None,
     file: Annotated[
         Path | None,
@@ -91,14 +92,8 @@ def ablate(
             loaded, texts, sites=wanted, mode=mode, reference=corpus, metric=how, positions=positions,
             by_position=by_position, seed=run.seed, progress=progress,
         )  # fmt: skip
-    from .record import describe
-
-    document = {**study.document(), "model": describe(loaded), "outputs": [str(path) for path in outputs]}
-    options.write(run, SCHEMA, study, outputs, document)
-    if run.json_:
-        run.emit(SCHEMA, document)
-        return
-    _say(run, study, top, outputs)
+    if not options.deliver(run, SCHEMA, study, loaded, outputs):
+        _say(run, study, top, outputs)
 
 
 def _rows(run: Run, prompts: list[str] | None, file: Path | None) -> list[dict[str, str]]:

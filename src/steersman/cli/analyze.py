@@ -186,11 +186,11 @@ def _look(
         found.projections[name] = [projections(model, text, _renamed(vector, name), layer) for text in texts]
         if examples is not None:
             read = vector.metadata.get("read", "last")
-            sides = [
+            positive, negative = (
                 activations(model, list(side), layers=[layer], site=vector.site, read=read)
                 for side in (examples.positive, examples.negative)
-            ]
-            found.geometries[name] = geometry(*sides)  # pyright: ignore[reportArgumentType]
+            )
+            found.geometries[name] = geometry(positive, negative)
 
 
 def _renamed(vector: SteeringVector, name: str) -> SteeringVector:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import PromptError, SteersmanError
+from .arguments import Model
 from .console import escape
 from .failures import InputError, explain
 from .generate import describe, sampling
@@ -32,7 +33,7 @@ HELP = """\
 
 def chat(
     run: Run,
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="demo, a folder, or a Hugging Face id.")],
+    model: Model,
     system: Annotated[
         str | None, typer.Option("--system", show_envvar=False, metavar="TEXT", help="A system message.")
     ] = None,

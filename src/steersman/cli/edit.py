@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .arguments import Model
 from .console import escape
 from .failures import InputError
+from .inputs import read_lines
 from .session import Run
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ _EDIT_FILE, _REPORT_FILE = "steersman_edit.json", "steersman_bake.json"
 
 def edit(
     run: Run,
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="demo, a folder, or a Hugging Face id.")],
+    model: Model,
     output: Annotated[
         Path, typer.Option("--output", "-o", show_envvar=False, metavar="DIR", help="The folder to write.")
     ],
@@ -126,10 +128,9 @@ def _check(run: Run, output: Path, bake: bool, adapter: bool, store: str | None,
 def _lines(run: Run, path: Path | None) -> list[str]:
     if path is None:
         return []
-    if not path.is_file():
-        raise InputError(f"there is no file {path}", fix="give a text file with one prompt a line")
+    lines = read_lines(path)
     run.inputs.append(path)
-    return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return lines
 
 
 def _files(folder: Path) -> list[Path]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import eval_text as say
+from .arguments import Model
 from .failures import GATE, InputError
 from .inputs import read_lines, read_prompts
 from .session import Run
@@ -21,7 +22,7 @@ _TARGET, _DATA = "Target", "Data"
 
 def evaluate(
     run: Run,
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="demo, a folder, or a Hugging Face id.")],
+    model: Model,
     against: Annotated[
         str | None,
         typer.Option(

@@ -101,11 +101,11 @@ def extract(
     target = checked_file(output, ".safetensors", "vectors are saved in")
     drawn = checked_file(chart, ".svg", "figures are drawn in", "--chart")
     _check_chart(drawn, method, quality)
-    settings = {"method": method, "layers": layers_of(layers), "site": site, "read": token_of(read)}
+    settings: dict[str, Any] = {"method": method, "layers": layers_of(layers), "site": site, "read": token_of(read)}
     options = parsed_options(option or [])
     runner = _runner(ray, workers)
     if run.dry_run:
-        say.plan(run, model, examples, **settings, target=target)  # pyright: ignore[reportArgumentType]
+        say.plan(run, model, examples, **settings, target=target)
         return
     loaded = run.load(model)
     if show_read:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .arguments import Model
 from .console import escape, plural
 from .failures import InputError
 from .session import Run, as_json
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 def generate(
     run: Run,
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="demo, a folder, or a Hugging Face id.")],
+    model: Model,
     prompts: Annotated[
         list[str], typer.Argument(metavar="PROMPT...", help="One or more prompts; - reads them from stdin, one a line.")
     ],

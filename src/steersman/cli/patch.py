@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import study_options as options
+from .arguments import Model
 from .console import escape, figures, plural, show
 from .failures import InputError
 from .session import Run
@@ -20,7 +21,7 @@ SCHEMA = "steersman.patch/1"
 
 def patch(
     run: Run,
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="demo, a folder, or a Hugging Face id.")],
+    model: Model,
     clean: Annotated[
         str | None, typer.Option("--clean", show_envvar=False, metavar="PROMPT", help="The prompt that works.")
     ] = None,
@@ -104,14 +105,8 @@ def patch(
             loaded, *sides, sites=wanted, metric=how, direction=direction, positions=positions,
             attribution=attribution, screen=screen, seed=run.seed, progress=progress,
         )  # fmt: skip
-    from .record import describe
-
-    document = {**study.document(), "model": describe(loaded), "outputs": [str(path) for path in outputs]}
-    options.write(run, SCHEMA, study, outputs, document)
-    if run.json_:
-        run.emit(SCHEMA, document)
-        return
-    _say(run, study, top, outputs)
+    if not options.deliver(run, SCHEMA, study, loaded, outputs):
+        _say(run, study, top, outputs)
 
 
 def _rows(run: Run, clean: str | None, corrupt: str | None, pairs: Path | None) -> list[dict[str, str]]:

@@ -61,17 +61,17 @@ def probe(
     direction = checked_file(vector, ".safetensors", "vectors are saved in", "--vector")
     drawn = checked_file(chart, ".svg", "figures are drawn in", "--chart")
     positive = _positive(texts, label, direction)
-    settings = {"layers": layers_of(layers), "site": site, "read": token_of(read)}
+    settings: dict[str, Any] = {"layers": layers_of(layers), "site": site, "read": token_of(read)}
     outputs = [path for path in (target, direction, drawn) if path is not None]
     if run.dry_run:
-        say.plan(run, model, texts, **settings, outputs=outputs)  # pyright: ignore[reportArgumentType]
+        say.plan(run, model, texts, **settings, outputs=outputs)
         return
     loaded = run.load(model)
     from ..extraction import activations
     from ..probe import LinearProbe
 
     with run.working(f"reading {len(texts)} texts"):
-        acts = activations(loaded, list(texts.texts), **settings)  # pyright: ignore[reportArgumentType]
+        acts = activations(loaded, list(texts.texts), **settings)
     with run.working(f"fitting {len(acts.layers)} layers"):
         found = LinearProbe(folds, seed=run.seed).fit(acts, list(texts.labels), groups=texts.sources)
     if target is not None:

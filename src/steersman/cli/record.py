@@ -8,11 +8,10 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import __version__
+from .. import installed
 from ..files.atomic import replacing
 
 if TYPE_CHECKING:
@@ -76,13 +75,7 @@ def describe(model: SteeringModel) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Of Python, this package and what it runs on."""
-    found = {"python": platform.python_version(), "steersman": __version__}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+    return installed.versions(_PACKAGES)
 
 
 def hardware() -> dict[str, Any]:

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from .failures import InputError
+from .inputs import read_lines
 from .session import Run
 
 if TYPE_CHECKING:
+    from ..model import SteeringModel
     from ..studies.components import SitesLike
     from ..studies.metrics import MetricLike
 
@@ -56,14 +58,7 @@ def rows_of(run: Run, path: Path, keys: Sequence[str]) -> list[dict[str, str]]:
     Raises:
         InputError: no such file, no rows, or rows that lack a key.
     """
-    try:
-        lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except FileNotFoundError:
-        raise InputError(
-            f"there is no file {path}", fix="give a .jsonl file, or a text with one prompt a line"
-        ) from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text", why=str(error)) from error
+    lines = read_lines(path)
     if not lines:
         raise InputError(f"{path} is empty", fix="write one prompt a line")
     run.inputs.append(path)
@@ -144,12 +139,18 @@ def checked_outputs(outputs: list[Path] | None) -> list[Path]:
     return list(outputs or [])
 
 
-def write(run: Run, schema: str, study: Any, outputs: Sequence[Path], document: dict[str, Any]) -> None:
-    """Write a study as asked, each file whole or not at all, and the record of the run beside them."""
+def deliver(run: Run, schema: str, study: Any, model: SteeringModel, outputs: Sequence[Path]) -> bool:
+    """Write a study as asked, each file whole or not at all, the record of the run beside them, and the document.
+
+    Returns:
+        whether the document was printed, so that nothing else is to be.
+    """
     from ..errors import DataError
     from ..files.atomic import replacing
+    from .record import describe
     from .session import as_json
 
+    document = {**study.document(), "model": describe(model), "outputs": [str(path) for path in outputs]}
     texts: dict[Path, str] = {}
     for path in outputs:
         if path.suffix == ".svg":
@@ -166,6 +167,9 @@ def write(run: Run, schema: str, study: Any, outputs: Sequence[Path], document: 
             temporary.write_text(text, encoding="utf-8")
     if outputs:
         run.record(*outputs, details={"study": document["settings"]})
+    if run.json_:
+        run.emit(schema, document)
+    return run.json_
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .arguments import layers_of
+from .arguments import Model, layers_of
 from .console import figures, show
 from .failures import InputError
 from .inputs import read_lines
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def sweep(
     run: Run,
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="demo, a folder, or a Hugging Face id.")],
+    model: Model,
     positive: Annotated[
         list[str] | None,
         typer.Option("--positive", metavar="TEXT", show_envvar=False, help="What to make likelier; repeat."),

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import platform
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from .. import __version__
+from .. import installed
 from ..model import SteeringModel
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "scipy")
@@ -14,13 +12,7 @@ _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "scipy")
 
 def versions() -> dict[str, str]:
     """Of Python, this package and what it computes with."""
-    found = {"python": platform.python_version(), "steersman": __version__}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+    return installed.versions(_PACKAGES)
 
 
 def describe(model: SteeringModel) -> dict[str, Any]:

@@ -296,10 +296,10 @@ class SteeringModel:
     def _run_generation(self, own: Generation, rows: list[Row], batch: Batch, plans: list[Plan]) -> Tensor:
         arguments = own.arguments(self._hf.generation_config, self.tokenizer, self.tokens.pad_id, len(rows))
         here = batch.to(self.device)
-        beams = bool(own.sampled) and own.num_beams > 1
+        drawn = own.seed if own.sampled and own.num_beams > 1 and isinstance(own.seed, int) else None
         with (
             torch.inference_mode(),
-            forked_random_state(own.seed if beams else None),  # pyright: ignore[reportArgumentType]
+            forked_random_state(drawn),
             self._engine.call(plans, rows) as run,
         ):
             run.program.check_generation(rows, own.max_new_tokens)

@@ -61,14 +61,15 @@ def edits(
     if window is not None:
         tokens = tokens.gather(2, window.clamp_min(0)[None].expand(len(tokens), -1, -1)).transpose(0, 1)
         tokens = tokens & (window >= 0)[:, None]
-    shape = (len(forks), *tokens.shape[1:]) if window is None else (len(tokens), len(forks), tokens.shape[2])
+    first, rows, columns = len(forks) if window is None else len(tokens), tokens.shape[1], tokens.shape[2]
+    shape = (first, rows if window is None else len(forks), columns)
     found: dict[Place, Edit] = {}
     for place in dict.fromkeys(place for trial in forks for place in trial.places):
         values, scale = source.at(place, group), model.architecture.tap(*place).scale
         units = _columns(model, place, forks)
         units = units[:, None, None] if window is None else units[None, :, None]
         values = values if window is None else _windowed(values, window)
-        found[place] = Edit(values if scale == 1 else values / scale, tokens[..., None] & units, shape)  # pyright: ignore[reportArgumentType]
+        found[place] = Edit(values if scale == 1 else values / scale, tokens[..., None] & units, shape)
     return found
 
 

@@ -6,9 +6,8 @@ the change of W is
     M W N - W = A (B^T W) + (M W A') B'^T        M = I + A B^T, N = I + A' B'^T
 
 of rank k + k', which is a LoRA with ``lora_B = [A, M W A']`` and ``lora_A = [B^T W; B'^T]``: exact, whatever W is
-stored
-in. Directional ablation is rank 1 at every writer. An addition is ``lora_B``'s bias, so that it needs no place in the
-architecture; tables of embeddings take a LoRA of their own, and leave an output matrix tied to them alone.
+stored in. Directional ablation is rank 1 at every writer. An addition is ``lora_B``'s bias, so that it needs no
+place in the architecture; tables of embeddings take a LoRA of their own, and leave an output matrix tied to them alone.
 """
 
 from __future__ import annotations

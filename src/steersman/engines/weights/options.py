@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -93,4 +93,4 @@ def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def _text(config: Any) -> Any:
-    return cast(Any, config.get_text_config(decoder=True))  # pyright: ignore[reportUnnecessaryCast]
+    return config.get_text_config(decoder=True)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import platform
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-from ... import __version__
+from ... import installed
 from ...entries import entry_parts
 from ...files import hub
 from ...plan import Plan
@@ -69,13 +67,7 @@ class BakeReport:
 
 def versions() -> dict[str, str]:
     """Of Python, this package and what it runs on."""
-    found = {"python": platform.python_version(), "steersman": __version__}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+    return installed.versions(_PACKAGES)
 
 
 def write_documents(folder: Path, report: BakeReport, plan: Plan, revision: str | None) -> None:

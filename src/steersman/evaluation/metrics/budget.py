@@ -2,8 +2,7 @@
 information.
 
 Strengths of different vectors, layers and methods cannot be compared, since their units are arbitrary. For small
-strengths
-``K(s) = F s^2 / 2`` with F the Fisher information of the distribution along the direction, so
+strengths ``K(s) = F s^2 / 2`` with F the Fisher information of the distribution along the direction, so
 
 - the strength that spends a budget ``e`` is ``s = s_0 sqrt(e / K(s_0))``, corrected once by measuring there;
 - ``slope / sqrt(F)`` does not change when the vector is rescaled: nats of effect per square root of nats spent.

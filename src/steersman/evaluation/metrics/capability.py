@@ -1,8 +1,7 @@
 """Whether the model still knows what it knew: facts with one right answer.
 
 For each fact ``log p(answer | prompt)``, and whether the answer is likelier than every wrong one that is given, or,
-where
-none is given, whether the model would say it: each of its tokens the likeliest.
+where none is given, whether the model would say it: each of its tokens the likeliest.
 """
 
 from __future__ import annotations

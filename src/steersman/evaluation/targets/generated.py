@@ -25,8 +25,7 @@ class TextTarget(Target):
     """A target of what is generated after prompts; the texts of one prompt are averaged.
 
     Subclasses say what a text is worth. ``sampling`` says how texts are drawn (greedily if its temperature is None),
-    and
-    ``seed`` by which numbers, the same under every plan.
+    and ``seed`` by which numbers, the same under every plan.
     """
 
     kind = "text"
