@@ -197,11 +197,15 @@ def _padded(tensor: Tensor, columns: int, dim: int) -> Tensor:
 
 
 def _merged(first: Any, second: Any, columns: int) -> Any:
-    """The first cache with the rows of the second behind its own, both padded on the left."""
+    """The first cache with the rows of the second behind its own, both padded on the left; as it was if that fails."""
+    found: list[tuple[Any, Tensor, Tensor]] = []
     for mine, other in zip(first.layers, second.layers, strict=True):
-        if not mine.is_initialized:
-            continue
-        for name in ("keys", "values"):
-            pair = getattr(mine, name), getattr(other, name)
-            setattr(mine, name, torch.cat([_padded(one, columns, one.dim() - 2) for one in pair]))
+        if mine.is_initialized:
+            keys, values = (
+                torch.cat([_padded(one, columns, one.dim() - 2) for one in pair])
+                for pair in ((mine.keys, other.keys), (mine.values, other.values))
+            )
+            found.append((mine, keys, values))
+    for layer, keys, values in found:
+        layer.keys, layer.values = keys, values
     return first

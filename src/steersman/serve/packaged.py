@@ -1,0 +1,21 @@
+"""The vectors that the embedded model is served with, so that its first screen shows a difference."""
+
+from __future__ import annotations
+
+from ..demo import VECTORS, vector
+from ..model import SteeringModel
+from .settings import Settings
+from .vectors import Presets, Vectors
+
+#: Strengths at which the packaged vectors change the text and leave it text.
+PRESETS = {"happy": 1.5, "formal": 1.5}
+
+
+def prepare(model: SteeringModel, settings: Settings) -> None:
+    """Extract the packaged vectors into the server's folder, unless vectors of their names are there."""
+    store, presets = Vectors(settings.folder, model.shape), Presets(settings.folder / "presets")
+    for name in VECTORS:
+        if name not in store.names():
+            store.save(name, vector(name, model))
+        if name not in presets.names():
+            presets.put(name, {"interventions": [{"vector": name, "strength": PRESETS[name]}]})
