@@ -7,8 +7,8 @@ from ..model import SteeringModel
 from .settings import Settings
 from .vectors import Presets, Vectors
 
-#: Strengths at which the packaged vectors change the text and leave it text.
-PRESETS = {"happy": 1.5, "formal": 1.5}
+#: Strength and layer at which the packaged vectors change the text and leave it text.
+PRESETS = {"happy": (1.0, 8), "formal": (1.0, 8)}
 
 
 def prepare(model: SteeringModel, settings: Settings) -> None:
@@ -18,4 +18,5 @@ def prepare(model: SteeringModel, settings: Settings) -> None:
         if name not in store.names():
             store.save(name, vector(name, model))
         if name not in presets.names():
-            presets.put(name, {"interventions": [{"vector": name, "strength": PRESETS[name]}]})
+            strength, layer = PRESETS[name]
+            presets.put(name, {"interventions": [{"vector": name, "strength": strength, "layers": [layer]}]})
