@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..charts import token_projections, write
+from ..charts import Figure
 from ..errors import InterventionError, PromptError
 from ..extraction import capture
 from ..model import SteeringModel
@@ -52,11 +52,15 @@ class Projections:
 
     def svg(self, path: str | Path | None = None) -> str:
         """The text, its tokens coloured, as an SVG; written to ``path`` if given."""
-        title = f"Projection on {self.name}, layer {self.layer}"
-        label = "projection (residual units)"
-        return write(
-            token_projections(self.tokens, self.values, classes=self.classes, title=title, value_label=label), path
-        )
+        return self.figure().svg(path)
+
+    def figure(self) -> Figure:
+        """The text and its projections, before they are drawn."""
+        arguments = {
+            "tokens": self.tokens, "values": self.values, "classes": self.classes,
+            "title": f"Projection on {self.name}, layer {self.layer}", "value_label": "projection (residual units)",
+        }  # fmt: skip
+        return Figure("token_projections", arguments)
 
 
 def projections(
