@@ -14,7 +14,18 @@ from starlette.middleware import Middleware
 from .. import __version__
 from ..errors import SteersmanError
 from ..model import SteeringModel
-from . import completions, health, schema, validation, vector_routes
+from . import (
+    analysis_routes,
+    chart_routes,
+    completions,
+    exports,
+    health,
+    job_routes,
+    page,
+    schema,
+    validation,
+    vector_routes,
+)
 from .errors import ApiError, Json, of_library
 from .middleware import Guard
 from .security import Gate
@@ -45,8 +56,10 @@ def create_app(model: SteeringModel, settings: Settings) -> FastAPI:
         middleware=[Middleware(Guard, gate=gate, limits=settings.limits, metrics=state.metrics)],
     )  # fmt: skip
     app.state.steersman, app.state.gate = state, gate
-    for part in (completions, vector_routes, health):
+    for part in (completions, vector_routes, analysis_routes, chart_routes, job_routes, exports, health):
         app.include_router(part.router)
+    if settings.ui:
+        page.add(app, gate)
     _handlers(app)
     _document(app)
     return app

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from ..demo import VECTORS, vector
+from ..demo import VECTORS, pairs, vector
 from ..model import SteeringModel
+from .pairs import PairStore
 from .settings import Settings
 from .vectors import Presets, Vectors
 
@@ -14,9 +15,11 @@ PRESETS = {"happy": (1.0, 8), "formal": (1.0, 8)}
 def prepare(model: SteeringModel, settings: Settings) -> None:
     """Extract the packaged vectors into the server's folder, unless vectors of their names are there."""
     store, presets = Vectors(settings.folder, model.shape), Presets(settings.folder / "presets")
+    kept = PairStore(settings.folder / "pairs")
     for name in VECTORS:
         if name not in store.names():
-            store.save(name, vector(name, model))
+            found = vector(name, model)
+            kept.put(store.save(name, found), pairs(VECTORS[name]), found.metadata.get("read"))
         if name not in presets.names():
             strength, layer = PRESETS[name]
             presets.put(name, {"interventions": [{"vector": name, "strength": strength, "layers": [layer]}]})

@@ -146,6 +146,10 @@ class Resolver:
                 self._known.popitem(last=False)
         return found
 
+    def plan_over(self, item: Mapping[str, Any], digests: Mapping[str, str]) -> Plan:
+        """The plan of one intervention over vectors as they were, by digest."""
+        return self._build({"interventions": [item]}, digests, None).plan
+
     def document(self, steering: Any) -> dict[str, Any]:
         """A spec, from any of the forms that requests may use.
 
