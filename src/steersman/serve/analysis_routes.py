@@ -110,7 +110,7 @@ async def analysis(
 
 def _analysis(state: State, name: str, max_kl: float, max_repetition: float) -> dict[str, Any]:
     vector, described = state.vectors.vector(name), state.vectors.describe(name)
-    swept = [job for job in sweeps_of(state, described["digest"])]
+    swept = sweeps_of(state, described["digest"])
     bands = [band for job in swept[:1] for band in bands_of(state, job, max_kl, max_repetition)]
     return {
         "object": "vector.analysis", **described,

@@ -13,6 +13,7 @@ from pydantic import Field
 from ..analysis import cosine_matrix, geometry, lens
 from ..charts import Figure
 from ..extraction import activations
+from ..files.atomic import replacing
 from ..probe import LinearProbe
 from ..sweeping.result import Sweep
 from .analysis_routes import ProjectionRequest, project_on, sweeps_of
@@ -23,6 +24,9 @@ from .state import State, state_of
 from .work import STUDY_FILE
 
 router = APIRouter(tags=["charts"], prefix="/v1/charts")
+
+#: Of the probes: one regularisation for all layers, and few shuffles, since someone waits for them.
+PENALTY, SHUFFLES = 0.1, 3
 
 Format = Literal["json", "svg"]
 Budget = Annotated[float, Field(gt=0)]
@@ -219,13 +223,16 @@ def _sides(state: State, name: str) -> tuple[Any, Any]:
 
 
 def _probed(state: State, name: str) -> Figure:
+    """Fitted once for the content of a vector, and kept."""
     digest = state.vectors.digests([name])[name]
-    known = state.probed.get(digest)
-    if known is None:
+    kept = state.settings.folder / "pairs" / f"{digest}.probes.json"
+    if not kept.is_file():
         positive, negative = _sides(state, name)
         groups = state.pairs.get(digest)[0].groups()
         both = {layer: torch.cat([positive[layer], negative[layer]]) for layer in positive.layers}
         labels = [1] * len(positive[positive.layers[0]]) + [0] * len(negative[negative.layers[0]])
-        known = LinearProbe().fit(both, labels, groups=[*groups[0], *groups[1]]).figure()
-        state.probed[digest] = known
-    return known
+        probe = LinearProbe(c=PENALTY, shuffles=SHUFFLES).fit(both, labels, groups=[*groups[0], *groups[1]])
+        with replacing(kept) as temporary:
+            temporary.write_text(json.dumps(probe.figure().document()), encoding="utf-8")
+    found = json.loads(kept.read_text(encoding="utf-8"))
+    return Figure(found["chart"], found["arguments"])

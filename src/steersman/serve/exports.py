@@ -96,7 +96,7 @@ def _report(state: State, steered: Steered) -> str:
     return report_of(state, found[0])
 
 
-# -- code and commands --------------------------------------------------------------------------------------------------
+# -- code and commands ------------------------------------------------------------------------------------------------
 
 
 def _asked(body: ExportRequest) -> Any:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from ..sweeping.sweep import STRENGTHS
 from .schema import Message, Steering, Strict, Text
 
 Example = Text | Annotated[list[Message], Field(min_length=1, max_length=64)]
@@ -41,7 +42,7 @@ class SweepRequest(Strict):
     positive: Words
     negative: Words
     layers: Layers = "auto"
-    strengths: Strengths = [-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0]
+    strengths: Strengths = Field(default_factory=lambda: list(STRENGTHS))
     operation: Literal["add", "ablate", "clamp", "affine", "rotate"] = "add"
     random: Annotated[int, Field(ge=0, le=1000)] = 100
     neutral: Prompts | None = None

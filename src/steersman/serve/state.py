@@ -46,8 +46,6 @@ class State:
         self._analyses = 0
         #: the examples read last: digest of the vector, activations of either side
         self.read_last: tuple[str, Any, Any] | None = None
-        #: the probes fitted so far, by digest of the vector
-        self.probed: dict[str, Any] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._warm()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,10 +83,8 @@ def _sweep(state: State, context: Context) -> Mapping[str, Any]:
     )  # fmt: skip
     found.save(context.folder / SWEEP_FILE)
     best = None
-    try:
+    with suppress(DataError):  # no setting moves the target within the budget
         best = found.best(asked.max_kl)
-    except DataError:
-        pass
     layers = sorted({layer for layer in (best and best.layer, vector.layer) if layer in found.layers})
     repetition = {str(layer): _repetition(state.model, found, layer, asked.prompts, context) for layer in layers}
     return {
