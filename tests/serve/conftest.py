@@ -22,6 +22,10 @@ from steersman.serve.running import bound, server
 from steersman.serve.state import State
 
 
+#: Seconds that a test waits for what is to come, on however busy a machine.
+PATIENCE = 900.0
+
+
 @cache
 def demo() -> sm.SteeringModel:
     return sm.demo_model()
@@ -43,18 +47,18 @@ class Live:
 
     def http(self, key: str | None = None, **options: Any) -> httpx.Client:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        return httpx.Client(base_url=self.url, headers=headers, timeout=60, trust_env=False, **options)
+        return httpx.Client(base_url=self.url, headers=headers, timeout=PATIENCE, trust_env=False, **options)
 
     def openai(self, key: str = "none") -> openai.OpenAI:
         return openai.OpenAI(
             base_url=f"{self.url}/v1", api_key=key, max_retries=0,
-            http_client=httpx.Client(timeout=60, trust_env=False),
+            http_client=httpx.Client(timeout=PATIENCE, trust_env=False),
         )  # fmt: skip
 
     def vector(self, name: str) -> Any:
         return self.state.vectors.vector(name)
 
-    def wait(self, job: str, seconds: float = 120) -> dict[str, Any]:
+    def wait(self, job: str, seconds: float = PATIENCE) -> dict[str, Any]:
         """The job when it has ended."""
         until = time.monotonic() + seconds
         with self.http() as client:
@@ -72,14 +76,14 @@ def serving(
 ) -> Iterator[Live]:
     """A server while the context is open."""
     model = model or demo()
-    settings = Settings(folder, port=0, name="demo", limits=Limits(**(limits or {})), **options)
+    settings = Settings(folder, port=0, name="demo", limits=Limits(**({"timeout": PATIENCE} | (limits or {}))), **options)
     listening = bound(settings)
     settings = replace(settings, port=listening.getsockname()[1])
     app = create_app(model, settings)
     running = server(app, settings)
     thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
-    until = time.monotonic() + 60
+    until = time.monotonic() + PATIENCE
     while not running.started:
         assert time.monotonic() < until
         assert thread.is_alive()

