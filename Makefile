@@ -13,7 +13,7 @@ export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help demo test test-quantised test-ray test-vllm lint types format bench bench-peers figures model model-card clean
+.PHONY: help demo test test-quantised test-ray test-serve test-vllm lint types format bench bench-peers figures model model-card clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -40,6 +40,9 @@ test-quantised: $(READY) ## models with quantised weights (torchao, kept out of 
 
 test-ray: $(READY) ## extraction on a local Ray cluster (about a minute: each worker imports torch)
 	$(BIN)/python -m pytest tests/workers
+
+test-serve: $(READY) ## thousands of requests made up from the server's OpenAPI document
+	STEERSMAN_FUZZ_CASES=2000 $(BIN)/python -m pytest tests/serve/test_openapi.py
 
 # vLLM's CPU build, in an environment of its own. The wheel itself goes in without its dependencies: three of them have no
 # CPU build, and the others are in requirements-vllm.txt.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,9 +17,8 @@ import pytest
 import steersman as sm
 from steersman.serve import Limits, Settings, create_app
 from steersman.serve.packaged import prepare
-from steersman.serve.running import bound, server
+from steersman.serve.running import bound, in_thread, server
 from steersman.serve.state import State
-
 
 #: Seconds that a test waits for what is to come, on however busy a machine.
 PATIENCE = 900.0
@@ -76,24 +74,14 @@ def serving(
 ) -> Iterator[Live]:
     """A server while the context is open."""
     model = model or demo()
-    settings = Settings(folder, port=0, name="demo", limits=Limits(**({"timeout": PATIENCE} | (limits or {}))), **options)
+    settings = Settings(
+        folder, port=0, name="demo", limits=Limits(**({"timeout": PATIENCE} | (limits or {}))), **options
+    )
     listening = bound(settings)
     settings = replace(settings, port=listening.getsockname()[1])
     app = create_app(model, settings)
-    running = server(app, settings)
-    thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]}, daemon=True)
-    thread.start()
-    until = time.monotonic() + PATIENCE
-    while not running.started:
-        assert time.monotonic() < until
-        assert thread.is_alive()
-        time.sleep(0.01)
-    try:
+    with in_thread(server(app, settings), listening):
         yield Live(f"http://127.0.0.1:{settings.port}", settings.port, settings, app, model)
-    finally:
-        running.should_exit = True
-        thread.join(30)
-        assert not thread.is_alive()
 
 
 @pytest.fixture(scope="session")

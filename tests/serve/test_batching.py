@@ -152,9 +152,7 @@ def test_what_takes_too_long_is_504(stocked: Path) -> None:
 
 
 @pytest.mark.parametrize("when", ["join", "step"])
-def test_out_of_memory_is_503_and_the_server_goes_on(
-    live: Live, monkeypatch: pytest.MonkeyPatch, when: str
-) -> None:
+def test_out_of_memory_is_503_and_the_server_goes_on(live: Live, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
     def fail(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 

@@ -75,14 +75,14 @@ def test_what_the_command_line_cannot_say_goes_by_a_plan(
 
 @pytest.mark.parametrize("chat", [False, True])
 def test_curl_asks_the_same(live: Live, chat: bool) -> None:
-    changes = {"text": None, "messages": [{"role": "user", "content": "It's \"good\"?"}]} if chat else {}
+    changes = {"text": None, "messages": [{"role": "user", "content": 'It\'s "good"?'}]} if chat else {}
     words = shlex.split(_export(live, "curl", **changes).text.replace("\\\n", " "))
     assert words[0] == "curl"
     with live.http() as client:
         document = json.loads(words[words.index("-d") + 1])
         answer = client.post(words[1].removeprefix(live.url), json=document).json()["choices"][0]
     if chat:
-        asked = [{"role": "user", "content": "It's \"good\"?"}]
+        asked = [{"role": "user", "content": 'It\'s "good"?'}]
         plan = sm.Add(live.vector("happy"), layers=8)
         assert answer["message"]["content"] == live.model.generate(asked, steer=plan, max_new_tokens=8)
     else:
@@ -103,7 +103,8 @@ def test_files_load(live: Live, tmp_path: Path) -> None:
 def test_exports_that_cannot_be(live: Live) -> None:
     with live.http() as client:
         for change, status, code in (
-            ({"format": "gguf"}, 400, "unsupported"), ({"format": "html", "steering": {"formal": 1}}, 409, "not_measured"),
+            ({"format": "gguf"}, 400, "unsupported"),
+            ({"format": "html", "steering": {"formal": 1}}, 409, "not_measured"),
             ({"format": "safetensors", "steering": None}, 400, "invalid_steering"),
             ({"format": "exe"}, 400, "invalid_value"),
         ):  # fmt: skip

@@ -20,15 +20,15 @@ from tests.serve.conftest import PATIENCE, Live, demo
 
 import steersman as sm
 from steersman import demo as packaged
-from steersman.serve.jobs import ATTEMPTS, CancelledError, Context, Jobs
+from steersman.serve.jobs import ATTEMPTS, Context, Jobs
 from steersman.serve.metrics import Metrics
 
 POSITIVE = ["I love this", "What a great day", "It is good", "This is wonderful"]
 NEGATIVE = ["I hate this", "What a bad day", "It is awful", "This is terrible"]
 SWEEP: dict[str, Any] = {
     "vector": "happy", "prompts": ["I think the movie was", "The weather today is"], "positive": [" great"],
-    "negative": [" awful"], "layers": [7, 8], "strengths": [-1, 0, 1], "random": 4, "neutral": ["The book is on the table."],
-    "max_kl": 1.0,
+    "negative": [" awful"], "layers": [7, 8], "strengths": [-1, 0, 1], "random": 4, "max_kl": 1.0,
+    "neutral": ["The book is on the table."],
 }  # fmt: skip
 
 
@@ -213,10 +213,9 @@ def test_too_many_jobs_are_refused_and_damaged_ones_passed_over(tmp_path: Path) 
     (tmp_path / "job-00000000000-00000000").mkdir()
     (tmp_path / "job-00000000000-00000000" / "job.json").write_text("{")
     assert len(_jobs(tmp_path, _never).all()) == 2
-    assert issubclass(CancelledError, Exception)
 
 
-# -- killed --------------------------------------------------------------------------------------------------------------
+# -- killed -----------------------------------------------------------------------------------------------------------
 
 
 @contextmanager

@@ -64,7 +64,9 @@ def test_files_of_the_page_and_no_others(stocked: Path, built: Path) -> None:
             assert "secret" not in answer.text
 
 
-def test_without_a_build_it_says_how_to_make_one(stocked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_build_it_says_how_to_make_one(
+    stocked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(page, "STATIC", tmp_path)
     with serving(stocked, ui=True) as live, live.http() as client:
         answer = client.get("/")

@@ -83,7 +83,9 @@ def test_a_conversation_that_makes_no_sense(live: Live, body: dict[str, Any], co
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, code), answer.text
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"null", b"\xff\xfe", b"[" * 5000, b'{"prompt": 1' + b"0" * 5000 + b"}"])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[1]", b"null", b"\xff\xfe", b"[" * 5000, b'{"prompt": 1' + b"0" * 5000 + b"}"]
+)
 def test_a_body_that_is_no_request(live: Live, content: bytes) -> None:
     with live.http() as client:
         answer = client.post("/v1/completions", content=content, headers={"Content-Type": "application/json"})
@@ -194,7 +196,9 @@ def _received(connection: socket.socket) -> bytes:
 
 def test_slow_clients_are_let_go(stocked: Path) -> None:
     limits = {"body_seconds": 0.4, "header_seconds": 0.4}
-    head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 99\r\n"
+    head = (
+        b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 99\r\n"
+    )
     with serving(stocked, limits=limits) as live:
         assert _answered(live.port) == b""  # says nothing
         assert _answered(live.port, *[bytes([c]) for c in head[:12]], pause=0.1) == b""  # its head never ends

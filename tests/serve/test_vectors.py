@@ -104,7 +104,9 @@ def test_hostile_uploads_are_refused_and_leave_nothing(own: Live, tmp_path: Path
         assert client.get("/v1/vectors/hostile").status_code == 404
 
 
-@pytest.mark.parametrize("name", ["..%2f..%2fevil", "%2fetc%2fpasswd", ".hidden", "a%20b", "%00", "x" * 200, "a%2fb", "%c3%a4"])
+@pytest.mark.parametrize(
+    "name", ["..%2f..%2fevil", "%2fetc%2fpasswd", ".hidden", "a%20b", "%00", "x" * 200, "a%2fb", "%c3%a4"]
+)
 def test_names_that_are_no_names(own: Live, tmp_path: Path, name: str) -> None:
     with own.http() as client:
         for answer in (

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..serve import Settings
 
 #: Where secrets are looked for: never on the command line, where others on the machine could read them.
-API_KEY, ADMIN_KEY = "STEERSMAN_API_KEY", "STEERSMAN_ADMIN_KEY"
+API_KEY, ADMIN_KEY, UPSTREAM_KEY = "STEERSMAN_API_KEY", "STEERSMAN_ADMIN_KEY", "STEERSMAN_UPSTREAM_KEY"
 _SERVER, _LIMITS = "Server", "Limits"
 
 
@@ -78,7 +78,8 @@ def serve(
     if engine == "vllm":
         from ..serve.vllm import create_proxy
 
-        app, said = create_proxy(settings, upstream), f"{upstream} behind it"
+        key = os.environ.get(UPSTREAM_KEY) or None
+        app, said = create_proxy(settings, upstream, key), f"{upstream} behind it"
     else:
         from ..serve import create_app
 
