@@ -183,6 +183,26 @@ def test_echo_says_the_prompt_first(live: Live) -> None:
     assert answer.choices[0].text == PROMPT + _solo(live, max_new_tokens=5)
 
 
+def test_a_prompt_is_scored_with_echo_and_logprobs(live: Live) -> None:
+    """As evaluation harnesses ask: a prompt of token ids, its log probabilities, and whether each is the likeliest."""
+    ids = live.model.tokens.encode("I think the movie was great")
+    plan = {"interventions": [{"vector": "happy", "layers": [8], "positions": "all"}]}
+    answer = live.openai().completions.create(
+        model="demo", prompt=ids, max_tokens=1, echo=True, logprobs=1, extra_body={"steering": plan}
+    )
+    found = answer.choices[0].logprobs
+    assert found is not None
+    logits = live.model.token_logits([ids], steer=sm.Add(live.vector("happy"), layers=8, positions="all"))[0]
+    expected = torch.log_softmax(logits.float(), -1)
+    assert found.token_logprobs is not None
+    assert found.token_logprobs[0] is None
+    own = [float(expected[i, token]) for i, token in enumerate(ids[1:])]
+    assert found.token_logprobs[1:-1] == pytest.approx(own, abs=1e-4)
+    assert len(found.token_logprobs) == len(ids) + 1
+    text, offsets = answer.choices[0].text, found.text_offset or []
+    assert text[offsets[2] : offsets[3]] == (found.tokens or [])[2]
+
+
 def test_bias_and_penalties_move_the_choice(live: Live) -> None:
     client, model = live.openai(), live.model
     plain = model.generate_tokens([model.tokens.encode(PROMPT)], max_new_tokens=8)[0]
