@@ -115,6 +115,20 @@ def test_draws_are_those_of_the_library(live: Live, sampling: dict[str, Any]) ->
     assert answer["choices"][0]["text"] == _solo(live, steer=_plan(live), seed=11, **sampling)
 
 
+def test_both_arms_draw_the_same_numbers_also_without_a_seed(live: Live) -> None:
+    with live.http() as client:
+        body = {"prompt": [PROMPT, "My day was"], "max_tokens": 8, "temperature": 1.5, "baseline": True}
+        first, again = (client.post("/v1/completions", json=body).json()["choices"] for _ in range(2))
+    assert [one["text"] for one in first[:2]] == [one["text"] for one in first[2:]]  # nothing steers: the same text
+    assert [one["text"] for one in first] != [one["text"] for one in again]
+
+
+def test_several_prompts_draw_as_in_the_library(live: Live) -> None:
+    prompts = [PROMPT, "My day was"]
+    answer = live.openai().completions.create(model="demo", prompt=prompts, max_tokens=8, temperature=1.0, seed=5)
+    assert [one.text for one in answer.choices] == _solo(live, prompts, max_new_tokens=8, temperature=1.0, seed=5)
+
+
 def test_temperature_zero_is_greedy(live: Live) -> None:
     answer = live.openai().completions.create(model="demo", prompt=PROMPT, max_tokens=12, temperature=0, top_p=0.5)
     assert answer.choices[0].text == _solo(live)

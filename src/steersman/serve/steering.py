@@ -22,6 +22,8 @@ from .settings import Limits
 from .vectors import Presets, Vectors
 
 _REMEMBERED = 256
+#: Items of a list, or characters of a text, in an intervention.
+_LONGEST = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,6 +199,7 @@ def _check_limits(items: list[dict[str, Any]], limits: Limits) -> None:
             f"{len(items)} interventions; this server takes at most {limits.interventions}", param="steering",
         )  # fmt: skip
     for number, item in enumerate(items):
+        _check_sizes(item, f"interventions.{number}")
         given: Any = item.get("strength", 1.0)
         weights = [*item["layers"].values()] if isinstance(item.get("layers"), dict) else [1.0]
         values = given if isinstance(given, list) else [given]
@@ -207,6 +210,16 @@ def _check_limits(items: list[dict[str, Any]], limits: Limits) -> None:
                 f"interventions.{number}: a strength of {most:g}; this server takes at most {limits.strength:g} either "
                 "way", param="steering",
             )  # fmt: skip
+
+
+def _check_sizes(value: Any, where: str) -> None:
+    """Refuse texts and lists so long that they would be work for their own sake."""
+    if isinstance(value, str | list | dict) and len(value) > _LONGEST:
+        raise ApiError(400, "too_many_values", f"{where} has {len(value)} items; at most {_LONGEST} are taken",
+                       param="steering")  # fmt: skip
+    if isinstance(value, dict):
+        for key, inner in cast("dict[str, Any]", value).items():
+            _check_sizes(inner, f"{where}.{key[:40]}")
 
 
 def _names(item: Mapping[str, Any]) -> list[str]:
