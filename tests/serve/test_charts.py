@@ -50,6 +50,20 @@ def test_token_projections(live: Live) -> None:
     assert steered["values"][:-1] == pytest.approx(plain["values"][:-1], abs=1e-4)
 
 
+def test_a_continuation_counts_as_generated(live: Live) -> None:
+    body = {"vector": "happy", "text": TEXT, "continuation": " and it was good", "layer": 8}
+    with live.http() as client:
+        plain = client.post("/v1/projections", json=body).json()
+        steered = client.post("/v1/projections", json=body | {"steering": ["happy:1@8"]}).json()
+    prompt = len(live.model.tokens.encode(TEXT))
+    moved = [after - before for before, after in zip(plain["values"], steered["values"], strict=True)]
+    gap = live.vector("happy").gap[8]
+    assert moved[: prompt - 1] == pytest.approx([0.0] * (prompt - 1), abs=1e-4)
+    assert moved[prompt - 1 :] == pytest.approx([gap] * (len(moved) - prompt + 1), rel=1e-3)
+    whole = sm.projections(live.model, TEXT + " and it was good", live.vector("happy"), 8)
+    assert (plain["tokens"], plain["values"]) == (whole.tokens, pytest.approx(whole.values, abs=1e-4))
+
+
 def test_lens(live: Live) -> None:
     found = _chart(live, "lens", vector="happy", layer=8, k=5)
     assert found == json.loads(json.dumps(sm.lens(live.model, live.vector("happy"), 8, 5).figure().document()))
