@@ -11,7 +11,6 @@ from ..errors import InterventionError, PromptError
 from ..extraction import capture
 from ..model import SteeringModel
 from ..model.hooks import read_sites
-from ..model import SteeringModel
 from ..model.tokens import Prompts, listed
 from ..plan import PlanLike
 from ..tensors import unit
