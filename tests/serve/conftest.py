@@ -45,12 +45,14 @@ class Live:
 
     def http(self, key: str | None = None, **options: Any) -> httpx.Client:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        return httpx.Client(base_url=self.url, headers=headers, timeout=PATIENCE, trust_env=False, **options)
+        return httpx.Client(
+            base_url=self.url, headers=headers, timeout=PATIENCE, verify=False, trust_env=False, **options
+        )
 
     def openai(self, key: str = "none") -> openai.OpenAI:
         return openai.OpenAI(
             base_url=f"{self.url}/v1", api_key=key, max_retries=0,
-            http_client=httpx.Client(timeout=PATIENCE, trust_env=False),
+            http_client=httpx.Client(timeout=PATIENCE, verify=False, trust_env=False),
         )  # fmt: skip
 
     def vector(self, name: str) -> Any:

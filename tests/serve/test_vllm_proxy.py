@@ -75,7 +75,9 @@ def proxied(stocked: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         app.state.proxy.presets.put("happy", {"interventions": [{"vector": "happy", "layers": [8]}]})
         with (
             in_thread(server(app, own), listening),
-            httpx.Client(base_url=f"http://127.0.0.1:{own.port}", timeout=PATIENCE, trust_env=False) as client,
+            httpx.Client(
+                base_url=f"http://127.0.0.1:{own.port}", timeout=PATIENCE, verify=False, trust_env=False
+            ) as client,
         ):
             yield client
 
@@ -137,5 +139,7 @@ def test_a_server_that_is_not_there_is_502(tmp_path: Path) -> None:
     listening = bound(settings)
     own = replace(settings, port=listening.getsockname()[1])
     with in_thread(server(create_proxy(own, "http://127.0.0.1:9"), own), listening):
-        answer = httpx.post(f"http://127.0.0.1:{own.port}/v1/completions", json=BODY, trust_env=False, timeout=PATIENCE)
+        answer = httpx.post(
+            f"http://127.0.0.1:{own.port}/v1/completions", json=BODY, trust_env=False, verify=False, timeout=PATIENCE
+        )
         assert (answer.status_code, answer.json()["error"]["code"]) == (502, "upstream_unreachable")
