@@ -80,6 +80,7 @@ bench: $(READY) ## measure; prints ratios with intervals
 	$(BIN)/python -m benchmarks.ablation
 	$(BIN)/python -m benchmarks.extract
 	$(BIN)/python -m benchmarks.extract --memory
+	$(BIN)/python -m benchmarks.serve
 
 bench-peers: $(READY) ## extraction against other libraries, each in an environment of its own (.peers)
 	$(BIN)/python -m benchmarks.peers
