@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..serve import Settings
 
 #: Where secrets are looked for: never on the command line, where others on the machine could read them.
-API_KEY, ADMIN_KEY = "STEERSMAN_API_KEY", "STEERSMAN_ADMIN_KEY"
+API_KEY, ADMIN_KEY, UPSTREAM_KEY = "STEERSMAN_API_KEY", "STEERSMAN_ADMIN_KEY", "STEERSMAN_UPSTREAM_KEY"
 _SERVER, _LIMITS = "Server", "Limits"
 
 
@@ -78,7 +78,8 @@ def serve(
     if engine == "vllm":
         from ..serve.vllm import create_proxy
 
-        app, said = create_proxy(settings, upstream), f"{upstream} behind it"
+        key = os.environ.get(UPSTREAM_KEY) or None
+        app, said = create_proxy(settings, upstream, key), f"{upstream} behind it"
     else:
         from ..serve import create_app
 
@@ -174,9 +175,6 @@ def _url(settings: Settings) -> str:
 
 
 def _plan(run: Run, model: str, engine: str, settings: Settings, batch: int) -> None:
-    from .dryrun import show_plan
-    from .models import outline
-
     lines = [
         ("listens", f"{_url(settings)}, {'with a key' if settings.api_key else 'no key, this machine only'}"),
         ("keeps", f"vectors, presets and jobs in {settings.folder}"),
@@ -186,12 +184,14 @@ def _plan(run: Run, model: str, engine: str, settings: Settings, batch: int) -> 
         "url": _url(settings), "folder": str(settings.folder), "engine": engine, "batch": batch,
         "queue": settings.limits.queue, "keys": bool(settings.api_key), "ui": settings.ui,
     }  # fmt: skip
-    if engine == "vllm":
-        for name, value in lines:
+    if engine == "vllm":  # whose model is another server's
+        if run.json_:
+            run.emit("steersman.dry-run/1", {"command": run.command, **document})
+        for name, value in () if run.json_ else lines:
             run.out.print(f"{name:<10}{value}", markup=False, soft_wrap=True)
         return
-    from .dryrun import cache_bytes
-    from .models import max_positions
+    from .dryrun import cache_bytes, show_plan
+    from .models import max_positions, outline
 
     found = outline(model, device=run.device, dtype=run.dtype)
     tokens = min(max_positions(found.hf) or settings.limits.new_tokens, settings.limits.new_tokens)

@@ -24,20 +24,32 @@ class Growing:
     def __init__(self, tokens: Tokens, prompt: Sequence[int]) -> None:
         self._tokens = tokens
         self._before = list(prompt[-_OVERLAP:])  # tokens whose text is out
+        self._said = tokens.decode(self._before)  # that text
         self._new: list[int] = []
 
     def add(self, ids: Sequence[int]) -> str:
         """The text that is ready with these tokens; empty while a character is not whole."""
         self._new += ids
-        text = self._tokens.decode_after(self._before, self._new)
+        text = self._text()
         return self._out(text) if text and not text.endswith("\ufffd") else ""
 
     def rest(self) -> str:
         """What was held back, however broken."""
-        return self._out(self._tokens.decode_after(self._before, self._new)) if self._new else ""
+        return self._out(self._text()) if self._new else ""
+
+    def _text(self) -> str:
+        """As :meth:`Tokens.decode_after`, with the text before decoded already."""
+        whole = self._tokens.decode([*self._before, *self._new])
+        return whole[len(self._said) :] if whole.startswith(self._said) else self._tokens.decode(self._new)
 
     def _out(self, text: str) -> str:
-        self._before, self._new = [*self._before, *self._new][-_OVERLAP:], []
+        """Count the new tokens among those whose text is out; of many, only the last matter."""
+        self._before, self._new = [*self._before, *self._new], []
+        if len(self._before) > 4 * _OVERLAP:
+            self._before = self._before[-_OVERLAP:]
+            self._said = self._tokens.decode(self._before)
+        else:
+            self._said += text
         return text
 
 

@@ -1,6 +1,7 @@
 """``steer serve``: the OpenAI-compatible API, steered per request, and the page.
 
-Needs the extra ``serve``. :func:`create_app` makes the application from a model; :func:`run` serves it.
+Needs the extra ``serve``. :func:`create_app` makes the application from a model; :func:`run` serves it,
+and :func:`background` does so in a thread.
 """
 
 from __future__ import annotations
@@ -9,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .app import create_app
-    from .running import run
+    from .running import background, run
     from .settings import Limits, Settings
 
-__all__ = ["Limits", "Settings", "create_app", "run"]
+__all__ = ["Limits", "Settings", "background", "create_app", "run"]
 
-_WHERE = {"create_app": "app", "run": "running", "Limits": "settings", "Settings": "settings"}
+_WHERE = {"create_app": "app", "run": "running", "background": "running", "Limits": "settings", "Settings": "settings"}
 
 
 def __getattr__(name: str) -> Any:

@@ -44,6 +44,7 @@ class ProjectionRequest(TextRequest):
     vector: Text
     layer: int | None = None
     steering: Steering = None
+    continuation: Annotated[Text, Field(min_length=1)] | None = Field(None, description="What counts as generated.")
 
 
 class ReadRequest(Strict):
@@ -90,8 +91,10 @@ async def project_on(state: State, body: ProjectionRequest) -> Projections:
 
     def work() -> Projections:
         plan = state.resolver.of(None, True, body.steering).plan
-        state.model.check_length([state.model.tokens.encode(prompt)])
-        return projections(state.model, prompt, state.vectors.vector(body.vector), body.layer, steer=plan)
+        more = [] if body.continuation is None else state.model.tokens.continuation(body.continuation)
+        state.model.check_length([[*state.model.tokens.encode(prompt), *more]])
+        vector = state.vectors.vector(body.vector)
+        return projections(state.model, prompt, vector, body.layer, steer=plan, continuation=body.continuation)
 
     return await state.analyse(work)
 

@@ -8,8 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from .. import __version__
 from ..analysis.lens import token_text
+from ..errors import NotAppliedError
 from ..model import SteeringModel
 from .errors import dumps
 from .orders import Choice
@@ -44,16 +47,25 @@ class Answer:
         chat: whether it is a conversation's.
         choices: the rows; their numbers are the indices of the choices.
         echoes: text to say before each choice.
+        scored: the tokens of each prompt with their log probabilities, where both are asked for.
     """
 
     def __init__(
-        self, model: SteeringModel, name: str, chat: bool, choices: Sequence[Choice], echoes: Sequence[str]
+        self,
+        model: SteeringModel,
+        name: str,
+        chat: bool,
+        choices: Sequence[Choice],
+        echoes: Sequence[str],
+        scored: Sequence[Sequence[Token]] = (),
     ) -> None:
         self.model, self.name, self.chat, self.choices, self.echoes = model, name, chat, choices, echoes
         self.written = [Written() for _ in choices]
         self.id = ("chatcmpl-" if chat else "cmpl-") + secrets.token_hex(12)
         self.created = int(time.time())
-        self._offsets = [len(echo) for echo in echoes]
+        self._special = frozenset(model.tokenizer.all_special_ids)
+        self.scored = scored or [()] * len(choices)
+        self._offsets = [0 if own else len(echo) for own, echo in zip(self.scored, echoes, strict=True)]
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {
@@ -77,7 +89,11 @@ class Answer:
 
     def _choice(self, index: int) -> dict[str, Any]:
         own, choice = self.written[index], self.choices[index]
-        said = {"index": index, "finish_reason": own.finish, "logprobs": self._logprobs(index, own.tokens)}
+        said = {
+            "index": index,
+            "finish_reason": own.finish,
+            "logprobs": self._logprobs(index, [*self.scored[index], *own.tokens]),
+        }
         more = {"arm": choice.arm, "steering": own.applied}
         if self.chat:
             return {**said, "message": {"role": "assistant", "content": own.text, "refusal": None}, **more}
@@ -89,7 +105,7 @@ class Answer:
         """The chunks before any text."""
         if self.chat:
             return [self._chunk(i, usage, {"role": "assistant", "content": ""}) for i in range(len(self.choices))]
-        return [self._chunk(i, usage, echo) for i, echo in enumerate(self.echoes) if echo]
+        return [self._chunk(i, usage, echo, tokens=self.scored[i]) for i, echo in enumerate(self.echoes) if echo]
 
     def piece(self, index: int, piece: Piece, usage: bool) -> list[str]:
         """The chunks that a piece makes."""
@@ -139,14 +155,34 @@ class Answer:
         return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
 
     def _text_logprobs(self, index: int, tokens: Sequence[Token]) -> dict[str, Any]:
-        texts = [token_text(self.model, token.id) for token in tokens]
         offsets: list[int] = []
-        for text in texts:
+        for token in tokens:
             offsets.append(self._offsets[index])
-            self._offsets[index] += len(text)
-        top = [{token_text(self.model, one): value for one, value in token.top} for token in tokens]
-        values = [token.logprob for token in tokens]
-        return {"tokens": texts, "token_logprobs": values, "top_logprobs": top, "text_offset": offsets}
+            special = token.id in self._special  # which is in no text
+            self._offsets[index] += 0 if special else len(token_text(self.model, token.id))
+        return {
+            "tokens": [token_text(self.model, token.id) for token in tokens],
+            "token_logprobs": [token.logprob for token in tokens],
+            "top_logprobs": [
+                {token_text(self.model, one): value for one, value in token.top} if token.logprob is not None else None
+                for token in tokens
+            ],
+            "text_offset": offsets,
+        }
+
+
+def scored(model: SteeringModel, choice: Choice) -> list[Token]:
+    """The tokens of a prompt with their log probabilities and the likeliest; the first has none."""
+    ids, most = choice.order.prompt, choice.order.logprobs or 0
+    try:
+        logits = model.token_logits([ids], steer=choice.order.plan)[0]
+    except NotAppliedError:  # a plan for generated tokens only leaves the prompt as it is
+        logits = model.token_logits([ids])[0]
+    found = [Token(ids[0])]
+    for row, token in zip(torch.log_softmax(logits.float(), -1), ids[1:], strict=False):
+        values, best = torch.topk(row, min(most, len(row)))
+        found.append(Token(token, float(row[token]), tuple(zip(best.tolist(), values.tolist(), strict=True))))
+    return found
 
 
 def sse(document: Any) -> str:

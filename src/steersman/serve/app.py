@@ -6,13 +6,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from starlette.exceptions import HTTPException
+from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 from .. import __version__
-from ..errors import SteersmanError
 from ..model import SteeringModel
 from . import (
     analysis_routes,
@@ -23,10 +20,10 @@ from . import (
     job_routes,
     page,
     schema,
-    validation,
     vector_routes,
 )
-from .errors import ApiError, Json, of_library
+from .errors import Json
+from .handling import add_handlers
 from .middleware import Guard
 from .security import Gate
 from .settings import Settings
@@ -60,30 +57,9 @@ def create_app(model: SteeringModel, settings: Settings) -> FastAPI:
         app.include_router(part.router)
     if settings.ui:
         page.add(app, gate)
-    _handlers(app)
+    add_handlers(app)
     _document(app)
     return app
-
-
-def _handlers(app: FastAPI) -> None:
-    async def refused(request: Request, error: Any) -> Json:
-        return error.response()
-
-    async def library(request: Request, error: Any) -> Json:
-        return of_library(error).response()
-
-    async def invalid(request: Request, error: Any) -> Json:
-        field = getattr(request.scope.get("route"), "body_field", None)
-        model = getattr(getattr(field, "field_info", None), "annotation", None)
-        return validation.of_validation(error, validation.keys_of(model)).response()
-
-    async def http(request: Request, error: Any) -> Json:
-        return validation.of_http(error).response()
-
-    app.add_exception_handler(ApiError, refused)
-    app.add_exception_handler(SteersmanError, library)
-    app.add_exception_handler(RequestValidationError, invalid)
-    app.add_exception_handler(HTTPException, http)
 
 
 _ERROR = {

@@ -150,6 +150,8 @@ async def contrast_geometry(body: VectorChart, request: Request) -> Response:
         if layer is None:
             raise ApiError(400, "invalid_value", f"{body.vector!r} has no chosen layer; name one", param="layer")
         layer = state.model.shape.layer(layer, "the chart")
+        if layer not in vector:
+            raise ApiError(400, "invalid_value", f"{body.vector!r} has the layers {list(vector.layers)}", param="layer")
         return geometry(*_sides(state, body.vector), layer=layer).figure()
 
     return _answer(await state.analyse(work), body.format)
@@ -210,12 +212,12 @@ def _swept(state: State, body: SweepChart) -> Sweep:
 
 
 def _sides(state: State, name: str) -> tuple[Any, Any]:
-    """The activations of a vector's examples, in all layers; those of the last one asked for are kept."""
+    """The activations of a vector's examples, in its layers; those of the last one asked for are kept."""
     digest = state.vectors.digests([name])[name]
     if state.read_last is None or state.read_last[0] != digest:
         vector, (pairs, read) = state.vectors.vector(name), state.pairs.get(digest)
         sides = [
-            activations(state.model, list(texts), layers="all", site=vector.site, read=read or "last")
+            activations(state.model, list(texts), layers=list(vector.layers), site=vector.site, read=read or "last")
             for texts in (pairs.positive, pairs.negative)
         ]
         state.read_last = digest, sides[0], sides[1]

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
-from .answers import Answer, sse
+from .answers import Answer, scored, sse
 from .errors import ApiError, Json
 from .orders import Choice
 from .schema import ChatRequest, CompletionRequest, Sampled
 from .state import State, state_of
-from .stream import Piece, Stream
+from .stream import Piece, Stream, Token
 
 Found = TypeVar("Found")
 router = APIRouter(tags=["OpenAI"])
@@ -49,7 +49,10 @@ async def completions(body: CompletionRequest, request: Request) -> Response:
         raise ApiError(400, "invalid_value", "max_tokens must be at least 1", param="max_tokens")
     choices = await run_in_threadpool(state.orders.of_completion, body)
     echoes = [state.model.tokens.decode(c.order.prompt) if body.echo else "" for c in choices]
-    return await _answer(request, state, body, choices, echoes, chat=False)
+    known: Sequence[Sequence[Token]] = ()
+    if body.echo and body.logprobs is not None:
+        known = await state.analyse(lambda: [scored(state.model, choice) for choice in choices])
+    return await _answer(request, state, body, choices, echoes, known, chat=False)
 
 
 @router.post("/v1/chat/completions")
@@ -57,7 +60,7 @@ async def chat(body: ChatRequest, request: Request) -> Response:
     """Answer in a conversation, steered."""
     state = state_of(request)
     choices = await run_in_threadpool(state.orders.of_chat, body)
-    return await _answer(request, state, body, choices, [""] * len(choices), chat=True)
+    return await _answer(request, state, body, choices, [""] * len(choices), (), chat=True)
 
 
 def _model(state: State, name: str) -> dict[str, Any]:
@@ -69,11 +72,18 @@ def _model(state: State, name: str) -> dict[str, Any]:
 
 
 async def _answer(
-    request: Request, state: State, body: Sampled, choices: list[Choice], echoes: list[str], *, chat: bool
+    request: Request,
+    state: State,
+    body: Sampled,
+    choices: list[Choice],
+    echoes: list[str],
+    known: Sequence[Sequence[Token]],
+    *,
+    chat: bool,
 ) -> Response:
     if body.stream_options is not None and not body.stream:
         raise ApiError(400, "invalid_value", "stream_options needs stream: true", param="stream_options")
-    answer = Answer(state.model, body.model or state.settings.name, chat, choices, echoes)
+    answer = Answer(state.model, body.model or state.settings.name, chat, choices, echoes, known)
     reader = Reader(state, choices)
     reader.begin()
     try:

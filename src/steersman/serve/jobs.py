@@ -128,6 +128,9 @@ class Jobs:
             self._changed.notify()
         if self._thread.is_alive():
             self._thread.join(timeout)
+        for known in list(self._jobs.values()):
+            if known.job.status == "running":  # it gave no sign in time, and ends with the process
+                self._become(known, status="queued", attempts=known.job.attempts - 1)
 
     # -- asking -----------------------------------------------------------------------------------------------------
 
@@ -256,6 +259,8 @@ class Jobs:
             for loop, event in known.listeners:
                 if not loop.is_closed():
                     loop.call_soon_threadsafe(event.set)
+            if not write:
+                return
             counts = dict.fromkeys(STATUS, 0)
             for other in self._jobs.values():
                 counts[other.job.status] += 1

@@ -16,6 +16,8 @@ from .settings import Limits
 
 log = logging.getLogger(__name__)
 _UPLOADS = "/v1/vectors/"
+#: Bytes a second that give the sender of a large body more time.
+SLOWEST = 256 * 1024
 
 
 class Guard:
@@ -40,7 +42,8 @@ class Guard:
             if not is_expected(error) and body.error is None:
                 log.exception("%s %s failed", scope["method"], scope["path"])
             if sent.status is None:
-                found.headers.setdefault("Connection", "close") if body.open else None
+                if body.open:  # what is left of it is not waited for
+                    found.headers.setdefault("Connection", "close")
                 await found.response()(scope, receive, sent)
         finally:
             route = getattr(scope.get("route"), "path", None) or "other"
@@ -83,6 +86,7 @@ class _Body:
 
     def check(self, scope: Any) -> None:
         """Refuse by its declared length, before any of it is read."""
+        self.open = any(name in (b"content-length", b"transfer-encoding") for name, _ in scope["headers"])
         for name, value in scope["headers"]:
             if name == b"content-length" and value.isdigit() and int(value[:18]) > self._most:
                 raise self._too_large()
@@ -91,7 +95,8 @@ class _Body:
         if not self.open:
             return await self._receive()
         try:
-            async with asyncio.timeout(max(self._until - time.monotonic(), 0.01)):
+            until = self._until + self._size / SLOWEST
+            async with asyncio.timeout(max(until - time.monotonic(), 0.01)):
                 message = await self._receive()
         except TimeoutError:
             self.error = ApiError(408, "request_timeout", f"the body did not arrive within {self._seconds:g} seconds")

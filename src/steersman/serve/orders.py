@@ -54,7 +54,9 @@ class Orders:
 
     def of_completion(self, body: CompletionRequest) -> list[Choice]:
         """The rows of a completion: prompts, times choices, times arms."""
-        prompts = [self._ids(prompt) for prompt in _listed(body.prompt)]
+        given = _listed(body.prompt)
+        self._check_rows(body, len(given))
+        prompts = [self._ids(prompt) for prompt in given]
         new = 16 if body.max_tokens is None else body.max_tokens
         return self._choices(body, prompts, [new] * len(prompts), body.logprobs)
 
@@ -66,6 +68,7 @@ class Orders:
                            param="max_tokens")  # fmt: skip
         if body.top_logprobs is not None and not body.logprobs:
             raise ApiError(400, "invalid_value", "top_logprobs needs logprobs: true", param="top_logprobs")
+        self._check_rows(body, 1)
         ids = self.model.tokens.encode([message.plain() for message in body.messages])
         new = given[0] if given else self._room(len(ids))
         return self._choices(body, [ids], [new], (body.top_logprobs or 0) if body.logprobs else None)
@@ -73,27 +76,23 @@ class Orders:
     # -- inside ---------------------------------------------------------------------------------------------------
 
     def _choices(self, body: Sampled, prompts: list[list[int]], new: list[int], logprobs: int | None) -> list[Choice]:
-        rows = len(prompts) * body.n * (2 if body.baseline else 1)
-        if rows > self.limits.rows:
-            baselines = " and baselines" if body.baseline else ""
-            raise ApiError(
-                400, "too_many_rows",
-                f"{len(prompts)} prompts with {body.n} choices{baselines} are {rows} rows; this server takes at most "
-                f"{self.limits.rows} in a request", param="n",
-            )  # fmt: skip
         steered = self.resolver.of(body.model, "steering" in body.model_fields_set, body.steering)
-        found: list[Choice] = []
-        for number, (ids, most) in enumerate(zip(prompts, new, strict=True)):
+        for ids, most in zip(prompts, new, strict=True):
             self._check(ids, most, steered.plan)
-            orders = self._copies(body, ids, most, steered.plan, logprobs)
-            found += [Choice(order, steered, "steered", number) for order in orders]
-        if body.baseline:
+        arms = [("steered", steered), *([("baseline", NOTHING)] if body.baseline else [])]
+        # drawn from by the rows of either arm alike, and spread over rows as the library does
+        seeds = row_seeds(_seed(body), len(prompts) * body.n)
+        found: list[Choice] = []
+        for arm, own in arms:
             for number, (ids, most) in enumerate(zip(prompts, new, strict=True)):
-                orders = self._copies(body, ids, most, Plan(), logprobs)
-                found += [Choice(order, NOTHING, "baseline", number) for order in orders]
+                mine = seeds[number * body.n : (number + 1) * body.n]
+                orders = self._copies(body, ids, most, own.plan, logprobs, mine)
+                found += [Choice(order, own, arm, number) for order in orders]
         return found
 
-    def _copies(self, body: Sampled, ids: list[int], most: int, plan: Plan, logprobs: int | None) -> list[Order]:
+    def _copies(
+        self, body: Sampled, ids: list[int], most: int, plan: Plan, logprobs: int | None, seeds: Sequence[int]
+    ) -> list[Order]:
         """An order for each choice of a prompt, each with a seed of its own."""
         heat = body.temperature
         drawn = None if heat == 0 else wanted(None, heat, body.top_k, body.top_p)
@@ -102,7 +101,6 @@ class Orders:
                 400, "invalid_value", f"n={body.n} would give the same greedy text each time; set a temperature",
                 param="n",
             )  # fmt: skip
-        seeds = row_seeds(_seed(body), body.n)
         stops = [body.stop] if isinstance(body.stop, str) else list(body.stop or ())
         if not all(stops):
             raise ApiError(400, "invalid_value", "an empty stop string would end every text at once", param="stop")
@@ -114,6 +112,16 @@ class Orders:
             )
             for seed in seeds
         ]  # fmt: skip
+
+    def _check_rows(self, body: Sampled, prompts: int) -> None:
+        rows = prompts * body.n * (2 if body.baseline else 1)
+        if rows > self.limits.rows:
+            baselines = " and baselines" if body.baseline else ""
+            raise ApiError(
+                400, "too_many_rows",
+                f"{prompts} prompts with {body.n} choices{baselines} are {rows} rows; this server takes at most "
+                f"{self.limits.rows} in a request", param="n",
+            )  # fmt: skip
 
     def _check(self, ids: list[int], new: int, plan: Plan) -> None:
         if new > self.limits.new_tokens:

@@ -19,7 +19,7 @@ _MISSING = (
 _HASHED = "assets/"
 
 
-def add(app: FastAPI, gate: Gate, folder: Path = STATIC) -> None:
+def add(app: FastAPI, gate: Gate) -> None:
     """Serve the page at ``/``."""
 
     @app.get("/", include_in_schema=False)
@@ -30,21 +30,30 @@ def add(app: FastAPI, gate: Gate, folder: Path = STATIC) -> None:
             if session is not None:
                 answer.set_cookie(COOKIE, session, httponly=True, samesite="strict", path="/")
             return answer
-        return _file(folder, "index.html")
+        return _file(STATIC, "index.html")
 
     @app.get("/{path:path}", include_in_schema=False)
     async def file(path: str) -> Response:
-        return _file(folder, path)
+        return _file(STATIC, path)
 
 
 def _file(folder: Path, name: str) -> Response:
-    if name.startswith("v1/"):
-        raise ApiError(404, "not_found", "there is no such route")
-    root = folder.resolve()
-    found = (root / name).resolve()
-    if not found.is_relative_to(root) or not found.is_file() or any(part.startswith(".") for part in Path(name).parts):
+    found = None if name.startswith("v1/") else _found(folder, name)
+    if found is None:
         if name == "index.html":
             return PlainTextResponse(_MISSING, 404)
-        raise ApiError(404, "not_found", "there is no such file")
+        raise ApiError(404, "not_found", "there is nothing here")
     kept = "public, max-age=31536000, immutable" if name.startswith(_HASHED) else "no-cache"
     return FileResponse(found, headers={"Cache-Control": kept})
+
+
+def _found(folder: Path, name: str) -> Path | None:
+    """A file in the folder, wherever links lead; None for anything else."""
+    if any(part.startswith(".") for part in Path(name).parts):
+        return None
+    try:
+        root = folder.resolve()
+        path = (root / name).resolve()
+        return path if path.is_relative_to(root) and path.is_file() else None
+    except (OSError, ValueError):  # a name that no file can have
+        return None

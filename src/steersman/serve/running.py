@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from ..model import SteeringModel
+from .app import create_app
 from .settings import Settings
 
 #: Bytes of the head of a request.
@@ -96,3 +103,37 @@ def bound(settings: Settings) -> socket.socket:
 def run(app: FastAPI, settings: Settings, listening: socket.socket | None = None) -> None:
     """Serve until interrupted."""
     server(app, settings).run(sockets=[listening or bound(settings)])
+
+
+@contextmanager
+def background(model: SteeringModel, settings: Settings) -> Generator[str]:
+    """Serve a model in a thread while the context is open, as in a notebook; gives the URL. Port 0 finds a free one.
+
+    Args:
+        model: the model. Its generation belongs to the server meanwhile; calls with ``steer=`` may run beside it.
+        settings: see :class:`Settings`.
+    """
+    listening = bound(settings)
+    own = replace(settings, port=listening.getsockname()[1])
+    with in_thread(server(create_app(model, own), own), listening):
+        yield f"http://{own.host}:{own.port}"
+
+
+@contextmanager
+def in_thread(made: uvicorn.Server, listening: socket.socket) -> Generator[None]:
+    """Run a server in a thread while the context is open.
+
+    Raises:
+        RuntimeError: it ended before it had begun.
+    """
+    thread = threading.Thread(target=made.run, kwargs={"sockets": [listening]}, name="steersman-server", daemon=True)
+    thread.start()
+    try:
+        while not made.started:
+            if not thread.is_alive():
+                raise RuntimeError("the server ended before it had begun; its log says why")
+            time.sleep(0.01)
+        yield
+    finally:
+        made.should_exit = True
+        thread.join(30)

@@ -109,7 +109,7 @@ class Scheduler:
                 fresh = self._admitted(decoding)
                 if fresh:
                     self._join(decoding, fresh)
-                elif self._live:
+                if self._live:
                     self._step(decoding)
             except Exception as error:
                 self._fail(decoding, error)
@@ -133,13 +133,13 @@ class Scheduler:
     def _leave(self, decoding: Decoding) -> None:
         """Let go of what was cancelled or has run out of time, waiting or not."""
         now = time.monotonic()
-        late = [s for s in (*self._live, *self._waiting) if s.order.deadline <= now and not s.cancelled]
-        gone = {s for s in self._live if s.cancelled} | set(late)
         with self._changed:
+            late = [s for s in (*self._live, *self._waiting) if s.order.deadline <= now and not s.cancelled]
             kept = [s for s in self._waiting if not s.cancelled and s.order.deadline > now]
             if len(kept) < len(self._waiting):
                 self._waiting = deque(kept)
                 self._metrics.waiting.set(len(kept))
+        gone = {s for s in self._live if s.cancelled} | set(late)
         if gone:
             self._keep(decoding, [place for place, s in enumerate(self._live) if s not in gone])
         if late:

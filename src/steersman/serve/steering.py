@@ -22,6 +22,8 @@ from .settings import Limits
 from .vectors import Presets, Vectors
 
 _REMEMBERED = 256
+#: Items of a list, or characters of a text, in an intervention.
+_LONGEST = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +132,7 @@ class Resolver:
         elif preset is not None:
             steering = self.presets.get(preset)
             steering = [preset] if steering is None else steering
-        document = self.document(steering)
+        document = read_steering(steering, self.limits)
         names = [name for item in document["interventions"] for name in _names(item)]
         digests = self.vectors.digests(names)
         key = json.dumps([document, digests, preset], sort_keys=True)
@@ -150,50 +152,6 @@ class Resolver:
         """The plan of one intervention over vectors as they were, by digest."""
         return self._build({"interventions": [item]}, digests, None).plan
 
-    def document(self, steering: Any) -> dict[str, Any]:
-        """A spec, from any of the forms that requests may use.
-
-        Raises:
-            SpecError: none of them.
-            ApiError: more than the limits allow.
-        """
-        if steering is None:
-            found: Any = {"interventions": []}
-        elif isinstance(steering, str):
-            found = {"interventions": [spec.parse_token(steering)]}
-        elif isinstance(steering, list):
-            found = {"interventions": [_of_item(item) for item in cast("list[Any]", steering)]}
-        elif isinstance(steering, Mapping) and "interventions" in steering:
-            found = steering
-        elif isinstance(steering, Mapping):
-            found = {"interventions": [_of_pair(name, value) for name, value in steering.items()]}
-        else:
-            raise SpecError(
-                'steering is a spec {"interventions": [...]}, {"happy": 1.5}, ["happy:1.5@12"] or null, not a '
-                f"{type(steering).__name__}"
-            )
-        document = spec.validate(found).model_dump(mode="json", exclude_unset=True)
-        self._check_limits(document["interventions"])
-        return document
-
-    def _check_limits(self, items: list[dict[str, Any]]) -> None:
-        if len(items) > self.limits.interventions:
-            raise ApiError(
-                400, "too_many_interventions",
-                f"{len(items)} interventions; this server takes at most {self.limits.interventions}", param="steering",
-            )  # fmt: skip
-        for number, item in enumerate(items):
-            given: Any = item.get("strength", 1.0)
-            weights = [*item["layers"].values()] if isinstance(item.get("layers"), dict) else [1.0]
-            values = given if isinstance(given, list) else [given]
-            most = max((abs(value * weight) for value in values for weight in weights), default=0.0)
-            if most > self.limits.strength:
-                raise ApiError(
-                    400, "strength_too_large",
-                    f"interventions.{number}: a strength of {most:g}; this server takes at most "
-                    f"{self.limits.strength:g} either way", param="steering",
-                )  # fmt: skip
-
     def _build(self, document: Mapping[str, Any], digests: Mapping[str, str], preset: str | None) -> Steered:
         entries = {name: self.vectors.entry(digest) for name, digest in digests.items()}
         interventions: list[Intervention] = []
@@ -205,6 +163,63 @@ class Resolver:
             interventions += built
             items.append(Item({"operation": "add", **said}, actions, own))
         return Steered(Plan(interventions), document, items, preset)
+
+
+def read_steering(steering: Any, limits: Limits) -> dict[str, Any]:
+    """A spec, from any of the forms that requests may use.
+
+    Raises:
+        SpecError: none of them.
+        ApiError: more than the limits allow.
+    """
+    if steering is None:
+        found: Any = {"interventions": []}
+    elif isinstance(steering, str):
+        found = {"interventions": [spec.parse_token(steering)]}
+    elif isinstance(steering, list):
+        found = {"interventions": [_of_item(item) for item in cast("list[Any]", steering)]}
+    elif isinstance(steering, Mapping) and "interventions" in steering:
+        found = steering
+    elif isinstance(steering, Mapping):
+        found = {"interventions": [_of_pair(name, value) for name, value in steering.items()]}
+    else:
+        raise SpecError(
+            'steering is a spec {"interventions": [...]}, {"happy": 1.5}, ["happy:1.5@12"] or null, not a '
+            f"{type(steering).__name__}"
+        )
+    document = spec.validate(found).model_dump(mode="json", exclude_unset=True)
+    _check_limits(document["interventions"], limits)
+    return document
+
+
+def _check_limits(items: list[dict[str, Any]], limits: Limits) -> None:
+    if len(items) > limits.interventions:
+        raise ApiError(
+            400, "too_many_interventions",
+            f"{len(items)} interventions; this server takes at most {limits.interventions}", param="steering",
+        )  # fmt: skip
+    for number, item in enumerate(items):
+        _check_sizes(item, f"interventions.{number}")
+        given: Any = item.get("strength", 1.0)
+        weights = [*item["layers"].values()] if isinstance(item.get("layers"), dict) else [1.0]
+        values = given if isinstance(given, list) else [given]
+        most = max((abs(value * weight) for value in values for weight in weights), default=0.0)
+        if most > limits.strength:
+            raise ApiError(
+                400, "strength_too_large",
+                f"interventions.{number}: a strength of {most:g}; this server takes at most {limits.strength:g} either "
+                "way", param="steering",
+            )  # fmt: skip
+
+
+def _check_sizes(value: Any, where: str) -> None:
+    """Refuse texts and lists so long that they would be work for their own sake."""
+    if isinstance(value, str | list | dict) and len(value) > _LONGEST:
+        raise ApiError(400, "too_many_values", f"{where} has {len(value)} items; at most {_LONGEST} are taken",
+                       param="steering")  # fmt: skip
+    if isinstance(value, dict):
+        for key, inner in cast("dict[str, Any]", value).items():
+            _check_sizes(inner, f"{where}.{key[:40]}")
 
 
 def _names(item: Mapping[str, Any]) -> list[str]:

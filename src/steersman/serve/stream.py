@@ -100,6 +100,7 @@ class Stream:
         self._draw = None if order.sampling is None else order.sampling.processors()
         self._unsaid: list[Token] = []
         self._counts: dict[int, int] = {}
+        self._bias = torch.tensor(list(order.bias)), torch.tensor(list(order.bias.values()))
 
     @property
     def plain(self) -> bool:
@@ -150,15 +151,16 @@ class Stream:
         return Token(chosen, float(logprobs[chosen]), tuple(zip(ids.tolist(), values.tolist(), strict=True)))
 
     def _weighed(self, logits: Tensor) -> Tensor:
-        order = self.order
-        if not (order.bias or self._counts):
-            return logits
-        scores = logits.clone()
-        for token, amount in order.bias.items():
-            scores[token] += amount
-        for token, count in self._counts.items():
-            scores[token] -= order.frequency * count + order.presence
-        return scores
+        order, device = self.order, logits.device
+        if order.bias:
+            ids, amounts = (one.to(device) for one in self._bias)
+            logits = logits.index_add(0, ids, amounts.to(logits.dtype))
+        if self._counts:
+            used = torch.tensor(list(self._counts), device=device)
+            counts = torch.tensor(list(self._counts.values()), dtype=logits.dtype, device=device)
+            logits = logits.index_add(0, used, counts, alpha=-order.frequency)
+            logits = logits.index_add(0, used, torch.ones_like(counts), alpha=-order.presence)
+        return logits
 
 
 def ends_of(model: SteeringModel) -> frozenset[int]:
