@@ -12,7 +12,8 @@ interface Listed<T> {
   data: T[];
 }
 
-export async function open(): Promise<void> {
+/** Fetch what there is, and `begin` as soon as a prompt can be run. */
+export async function open(begun: () => void): Promise<void> {
   try {
     const [models, found, stored] = await Promise.all([
       get<Listed<Model>>("/v1/models"),
@@ -30,6 +31,7 @@ export async function open(): Promise<void> {
       if (asked) restore(asked);
       else first();
     });
+    begun();
     for (const job of (await get<Listed<Job>>("/v1/jobs")).data) {
       if (job.status === "queued" || job.status === "running") watch(job);
     }

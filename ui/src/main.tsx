@@ -1,6 +1,7 @@
 import { signal } from "@preact/signals";
 import { type JSX, render } from "preact";
 import { useEffect } from "preact/hooks";
+import { width } from "./charts/scale";
 import { open } from "./data";
 import { Compare } from "./panels/compare";
 import { Extract } from "./panels/extract";
@@ -76,7 +77,11 @@ function Head(): JSX.Element {
 function App(): JSX.Element {
   useEffect(() => {
     document.documentElement.dataset.theme = theme.value;
-    void open().then(() => keepRunning());
+    const narrow = matchMedia("(max-width: 600px)");
+    const fit = () => (width.value = narrow.matches ? 370 : 640);
+    narrow.addEventListener("change", fit);
+    fit();
+    void open(keepRunning);
     const changed = () => {
       if (location.hash === toHash(saved())) return;
       const state = fromHash(location.hash);

@@ -1,7 +1,7 @@
 import type { JSX } from "preact";
 import { useRef } from "preact/hooks";
 import { Drawing, Scale } from "./parts";
-import { exact, sequential, shades, shown, WIDTH } from "./scale";
+import { exact, sequential, shades, shown, width } from "./scale";
 
 export interface Heat {
   values: (number | null)[][];
@@ -28,7 +28,7 @@ export function Heatmap(props: Heat & { pick?: (row: number, column: number) => 
   const one = props.kind === "sequential";
   const shade = one ? sequential(measured, props.reach) : shades(measured, props.centre ?? 0, props.reach);
   const left = 58;
-  const wide = Math.min(84, (WIDTH - left - 10) / columns.length);
+  const wide = Math.min(84, (width.value - left - 10) / columns.length);
   const tall = Math.max(16, Math.min(30, 420 / rows.length));
   const top = 22;
   const bottom = top + rows.length * tall;
@@ -106,7 +106,7 @@ const shortened = (name: string, most: number) => (name.length > most ? `${name.
 export function CosineMatrix({ names, values, random_sd, title = "Cosine similarity" }: Cosines): JSX.Element {
   const shade = shades([], 0, 1);
   const left = 110;
-  const wide = Math.min(96, (WIDTH - left - 10) / names.length);
+  const wide = Math.min(96, (width.value - left - 10) / names.length);
   const tall = Math.min(56, wide);
   const bottom = 8 + names.length * tall;
   return (

@@ -1,5 +1,5 @@
 import type { JSX } from "preact";
-import { BandArea, Drawing, LEFT, Legend, Panel, RIGHT, Series } from "./parts";
+import { BandArea, Drawing, LEFT, Legend, Panel, right, Series } from "./parts";
 import { axis, exact, shown, ticks } from "./scale";
 
 type Interval = [number, number];
@@ -19,6 +19,7 @@ export interface Dose {
 /** Effect against strength, with what random directions do, and below it what it costs. */
 export function DoseResponse(props: Dose): JSX.Element {
   const { strengths, effects, intervals, random, kl, max_kl } = props;
+  const RIGHT = right();
   const x = axis(strengths, LEFT, RIGHT, 0.03);
   const extent = [0, ...effects, ...(random ?? []).flat(), ...(intervals ?? []).flat()];
   const y = axis(extent, 236, 26);
@@ -64,6 +65,7 @@ export interface Probe {
 /** Held-out accuracy by layer, with its interval and the same on shuffled labels. */
 export function ProbeCurve(props: Probe): JSX.Element {
   const { layers, accuracy, intervals, shuffled, best, majority } = props;
+  const RIGHT = right();
   const x = axis(layers, LEFT, RIGHT, 0.03);
   const y = axis([1, ...accuracy, ...(shuffled ?? []), ...(intervals ?? []).flat(), ...(majority ? [majority] : [])], 236, 26);
   const entries: [string, string][] = [["line positive", "held-out accuracy"]];

@@ -1,10 +1,10 @@
 // What the charts share.
 
 import type { ComponentChildren, JSX } from "preact";
-import { type Axis, exact, shown, ticks, WIDTH } from "./scale";
+import { type Axis, exact, shown, ticks, width } from "./scale";
 
 export const LEFT = 52;
-export const RIGHT = WIDTH - 14;
+export const right = () => width.value - 14;
 
 /** The drawing; a screen reader says its title and description. */
 export function Drawing(props: {
@@ -13,7 +13,7 @@ export function Drawing(props: {
   // an image has no parts that a keyboard could reach, so one with cells to press is a group
   return (
     <svg
-      class="chart" viewBox={`0 0 ${WIDTH} ${props.height}`} role={props.active ? "group" : "img"}
+      class="chart" viewBox={`0 0 ${width.value} ${props.height}`} role={props.active ? "group" : "img"}
       aria-label={`${props.title}. ${props.said}`} data-chart={props.kind}
     >
       {props.children}
@@ -23,8 +23,9 @@ export function Drawing(props: {
 
 export function Panel(props: { x: Axis; y: Axis; top: number; bottom: number; name: string; x_ticks?: number[]; labels?: boolean }): JSX.Element {
   const { x, y, top, bottom, labels = true } = props;
-  const down = ticks(y, Math.max(2, Math.round((bottom - top) / 38)));
+  const down = ticks(y, Math.max(3, Math.round((bottom - top) / 38)));
   const across = props.x_ticks ?? ticks(x, 9);
+  const RIGHT = right();
   return (
     <g>
       <text class="soft" x={LEFT - 40} y={top - 10}>{props.name}</text>

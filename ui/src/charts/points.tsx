@@ -1,5 +1,5 @@
 import type { JSX } from "preact";
-import { Drawing, LEFT, Legend, Panel, RIGHT } from "./parts";
+import { Drawing, LEFT, Legend, Panel, right } from "./parts";
 import { axis, exact, shown } from "./scale";
 
 export interface Geometry {
@@ -13,6 +13,7 @@ export interface Geometry {
 /** The two classes of examples in the plane in which they vary most, both axes to one scale. */
 export function GeometryChart({ positive, negative, explained, names = ["positive", "negative"], title = "Geometry" }: Geometry): JSX.Element {
   const points = [...positive, ...negative];
+  const RIGHT = right();
   const rough = { x: axis(points.map(([x]) => x), LEFT, RIGHT), y: axis(points.map(([, y]) => y), 1, 0) };
   const scale = Math.min((RIGHT - LEFT) / (rough.x.high - rough.x.low), 360 / (rough.y.high - rough.y.low));
   const height = Math.max(150, (rough.y.high - rough.y.low) * scale);

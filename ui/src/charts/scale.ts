@@ -1,6 +1,9 @@
 // Axes, ticks, numbers for people, and the scale of colours.
 
-export const WIDTH = 560;
+import { signal } from "@preact/signals";
+
+/** How wide the drawings are, in their own units: narrow on a phone, so that their letters stay as large. */
+export const width = signal(640);
 
 export interface Axis {
   low: number;
@@ -25,7 +28,7 @@ export function ticks({ low, high }: { low: number; high: number }, most: number
   let step = [1, 2, 5, 10, 20].map((factor) => factor * power).find((one) => span / one <= most) ?? 20 * power;
   if (whole) step = Math.max(1, step);
   const found: number[] = [];
-  for (let i = Math.ceil(low / step - 1e-9); i <= Math.floor(high / step + 1e-9); i++) found.push(i * step);
+  for (let i = Math.ceil(low / step - 1e-9); i <= Math.floor(high / step + 1e-9); i++) found.push(i * step + 0);
   return found;
 }
 

@@ -1,6 +1,6 @@
 import type { JSX } from "preact";
 import { Drawing, Legend, Scale } from "./parts";
-import { centreOf, exact, shades, shown, visible, WIDTH } from "./scale";
+import { centreOf, exact, shades, shown, visible, width } from "./scale";
 
 export interface Projected {
   tokens: string[];
@@ -15,6 +15,7 @@ const LINE = 30;
 /** A text whose tokens are coloured by their projection. The first, an outlier in most models, sets no colours. */
 export function TokenProjections({ tokens, values, classes, title = "Projection by token" }: Projected): JSX.Element {
   const centre = centreOf(classes);
+  const WIDTH = width.value;
   const shade = shades(values.length > 1 ? values.slice(1) : values, centre);
   let x = 6;
   let y = 10;
@@ -62,21 +63,21 @@ export function LensTable({ boosted, suppressed, control, value_label = "logit",
   const all = [...boosted, ...suppressed].map(([, value]) => value);
   const reach = Math.max(...all.map(Math.abs), Math.abs(control ?? 0), 1e-12);
   const rows = Math.max(boosted.length, suppressed.length);
-  const column = (WIDTH - 24) / 2;
+  const column = (width.value - 24) / 2;
   const sides = [["boosted", boosted, "positive", 0], ["suppressed", suppressed, "negative", column + 24]] as const;
   return (
     <>
       <Legend entries={control != null ? [["rule", `${shown(control)}: no token of 95% of random directions goes further`]] : []} />
       <Drawing kind="lens-table" height={30 + rows * 22} title={title} said={`${boosted.length} boosted and ${suppressed.length} suppressed tokens`}>
         {sides.map(([side, listed, kind, left]) => {
-          const start = left + 104;
-          const room = column - 104 - 44;
+          const start = left + (width.value < 500 ? 76 : 104);
+          const room = column - (start - left) - 44;
           return (
             <g key={side}>
               <text class="strong" x={left} y={14}>{side === "boosted" ? "made likelier" : "made rarer"}</text>
               {listed.map(([token, value], rank) => (
                 <g key={rank}>
-                  <text class="mono" x={left} y={38 + rank * 22}>{visible(token).slice(0, 12)}</text>
+                  <text class="mono" x={left} y={38 + rank * 22}>{visible(token).slice(0, width.value < 500 ? 9 : 12)}</text>
                   <rect class={`bar ${kind}`} x={start} y={27 + rank * 22} width={Math.max(0.5, (Math.abs(value) / reach) * room)} height={14} rx={2} data-side={side} data-rank={rank} data-token={token} data-value={exact(value)}>
                     <title>{`${JSON.stringify(token)}: ${shown(value, 4)} ${value_label}`}</title>
                   </rect>

@@ -1,6 +1,6 @@
 import { batch } from "@preact/signals";
 import type { JSX } from "preact";
-import { centreOf, shades, shown as written } from "../charts/scale";
+import { shades, shown as written } from "../charts/scale";
 import { goOn, run, startOver } from "../run";
 import { colour, empty, mode, model, presets, prompt, settings, shown, type Side, sides, turns, vectors } from "../state";
 
@@ -10,11 +10,14 @@ export function Compare(): JSX.Element {
   const answered = shown.value.every((one) => one.state === "done");
   return (
     <section class="compare" aria-labelledby="compare-title">
-      <h2 id="compare-title" class="hidden">Compare</h2>
+      <header>
+        <h2 id="compare-title">The same model, twice</h2>
+        <p class="lead">Left as it is; right while a direction inside it is being pushed. Same prompt, same seed. Move a slider, and only the right side changes.</p>
+      </header>
       <form class="ask" onSubmit={(event) => { event.preventDefault(); void run(true); }}>
         <div class="modes" role="radiogroup" aria-label="What the prompt is">
           {(["text", "chat"] as const).map((one) => (
-            <label key={one} class={mode.value === one ? "on" : ""}>
+            <label key={one} class={mode.value === one ? "on" : ""} hidden={one === "chat" && model.value?.chat === false}>
               <input
                 type="radio" name="mode" checked={mode.value === one}
                 onChange={() => batch(() => { mode.value = one; turns.value = []; shown.value = [empty(), empty()]; })}
@@ -126,15 +129,18 @@ function Column({ index }: { index: 0 | 1 }): JSX.Element {
 
 function Coloured({ index }: { index: 0 | 1 }): JSX.Element {
   const one = shown.value[index];
-  const both = shown.value.flatMap((other) => other.tokens ?? []);
-  const centre = centreOf(one.classes);
-  const shade = shades(both.map((token) => token.value), centre);
+  // colours compare the two texts: without one in the middle of both, a whole text would have one colour
+  const both = shown.value.flatMap((other) => other.tokens ?? []).map((token) => token.value).sort((a, b) => a - b);
+  const shade = shades(both, both[Math.floor(both.length / 2)]);
   return (
     <span class="said">
       {one.tokens!.map((token, i) => {
         const { kind, share } = shade(token.value);
         return (
-          <span key={i} class={`token ${kind}`} title={`${written(token.value)} on ${colour.value}`} data-value={token.value} style={{ "--share": `${Math.round(share * 46)}%` }}>{token.text}</span>
+          <span key={i}>
+            {/^\s*/.exec(token.text)![0]}
+            <span class={`token ${kind}`} title={`${written(token.value)} on ${colour.value}`} data-value={token.value} style={{ "--share": `${Math.round(share * 46)}%` }}>{token.text.trimStart()}</span>
+          </span>
         );
       })}
     </span>
@@ -167,7 +173,7 @@ function Colours(): JSX.Element | null {
           {vectors.value.map((one) => <option key={one.name} value={one.name}>{one.name}</option>)}
         </select>
       </label>
-      {colour.value && <p class="scale"><span>{`away from ${colour.value}`}</span><i aria-hidden="true" /><span>{`towards ${colour.value}`}</span><span class="soft">read back by the unsteered {model.value?.id}</span></p>}
+      {colour.value && <p class="scale"><span>{`away from ${colour.value}`}</span><i aria-hidden="true" /><span>{`towards ${colour.value}`}</span><span class="soft">against the middle of both texts, as the unsteered model reads them</span></p>}
     </div>
   );
 }

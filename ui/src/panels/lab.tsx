@@ -47,7 +47,8 @@ const value = signal<"effect" | "kl">("effect");
 const layer = (): number | null => {
   if (labLayer.value !== null) return labLayer.value;
   const own = items.value.find((one) => one.vector === focused.value);
-  return own ? layerOf(own) : (describe(focused.value)?.layer ?? null);
+  const there = describe(focused.value)?.layers ?? [];
+  return (own && layerOf(own)) ?? there[Math.floor(there.length / 2)] ?? null;
 };
 
 /** What a chart is asked for; null when there is nothing to ask. */
@@ -70,6 +71,7 @@ function question(): [string, Record<string, unknown>] | null {
       : { messages: [{ role: "user", content: prompt.value }, ...(text ? [{ role: "assistant", content: text }] : [])] };
     return prompt.value && text ? ["token-projections", { vector, layer: layer(), ...read }] : null;
   }
+  if (["probes", "geometry"].includes(tab.value) && !analyses.value[vector]?.has_pairs) return null;
   if (tab.value === "probes") return ["probes", { vector }];
   if (tab.value === "geometry") return ["geometry", { vector, layer: layer() }];
   return ["lens", { vector, layer: layer(), k: 12 }];
