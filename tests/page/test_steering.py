@@ -64,10 +64,10 @@ def test_a_link_restores_the_state(visit: Open, live: Live) -> None:
     page = visit()
     card(page, "formal").get_by_role("switch").check()
     page.locator(".prompt textarea").fill("The weather today is")
-    page.get_by_label("Tokens", exact=True).first.fill("12")
+    page.locator(".knobs input").first.fill("12")
     page.get_by_label("Left column").select_option("system")
-    page.get_by_label("System prompt").fill("Everything is lovely.")
-    page.get_by_label("System prompt").blur()
+    page.locator(f"{BASELINE} input").fill("Everything is lovely.")
+    page.locator(f"{BASELINE} input").blur()
     both = {"interventions": [{"vector": n, "strength": 1, "layers": [8]} for n in ("happy", "formal")]}
     answered(page, STEERED, generated(live, both, "The weather today is", 12))
     told = "Everything is lovely.\nThe weather today is"
@@ -88,11 +88,11 @@ def test_a_link_restores_the_state(visit: Open, live: Live) -> None:
 def test_either_side_runs_any_plan_and_a_conversation_goes_on(visit: Open, live: Live, seen: Seen) -> None:
     page = visit()
     page.get_by_label("Left column").select_option("tokens")
-    page.get_by_label("Plan: name").fill("happy:-1@8 formal:1@8")
-    page.get_by_label("Plan: name").blur()
+    page.locator(f"{BASELINE} input").fill("happy:-1@8 formal:1@8")
+    page.locator(f"{BASELINE} input").blur()
     answered(page, BASELINE, generated(live, ["happy:-1@8", "formal:1@8"]))
-    page.get_by_label("Plan: name").fill("hapy:-1@8")
-    page.get_by_label("Plan: name").blur()
+    page.locator(f"{BASELINE} input").fill("hapy:-1@8")
+    page.locator(f"{BASELINE} input").blur()
     expect(page.locator(f"{BASELINE} [role=alert]")).to_contain_text("hapy", timeout=PATIENCE)
     assert [trouble for trouble in seen.troubles if "404" not in trouble] == []  # the browser notes the refusal
     seen.troubles.clear()
