@@ -29,7 +29,7 @@ export function Compare(): JSX.Element {
         <label class="prompt">
           <span class="hidden">{chat ? "Your message" : "The text to continue"}</span>
           <textarea
-            rows={2} value={prompt.value} placeholder={chat ? "Say something…" : "Begin a text…"}
+            id="prompt" rows={2} value={prompt.value} placeholder={chat ? "Say something…" : "Begin a text…"}
             onInput={(event) => (prompt.value = event.currentTarget.value)}
             onKeyDown={(event) => {
               if (event.key === "Enter" && (event.ctrlKey || event.metaKey || (chat && !event.shiftKey))) {
