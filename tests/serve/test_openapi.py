@@ -44,7 +44,7 @@ def test_no_request_breaks_the_server(fuzzed: Live) -> None:
         schema = schemathesis.openapi.from_dict(document)
         operations = [found.ok() for found in schema.get_all_operations() if isinstance(found, Ok)]
         assert len(operations) > 25
-        each = max(CASES // len(operations), 1)
+        each = max(round(1.3 * CASES / len(operations)), 1)  # those without parameters have one case only
         counts: dict[int, int] = {}
         for operation in operations:
             cases = st.one_of(*(operation.as_strategy(generation_mode=mode) for mode in schemathesis.GenerationMode))
@@ -63,7 +63,7 @@ def test_no_request_breaks_the_server(fuzzed: Live) -> None:
 
             send()
         assert client.get("/ready").status_code == 200
-        assert sum(counts.values()) >= min(CASES, each * len(operations)) * 0.9
+        assert sum(counts.values()) >= 0.9 * CASES
         assert 400 in counts
 
 

@@ -17,7 +17,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "serving" / "server.md"
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 @pytest.mark.parametrize("page", [README, PAGE], ids=lambda page: page.name)
 def test_curl_lines_work(live: Live, page: Path) -> None:
-    commands = re.findall(r"^    (curl http://127\.0\.0\.1:8000.*?[^\\])$", page.read_text(), re.MULTILINE | re.DOTALL)
+    commands = re.findall(r"(?ms)^    (curl (?:-N )?http://127\.0\.0\.1:8000.*?[^\\])$", page.read_text())
     assert commands
     for command in commands:
         line = command.replace(":8000", f":{live.port}").replace("curl ", "curl -sS --fail ", 1)

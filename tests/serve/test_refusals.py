@@ -52,6 +52,7 @@ HAPPY = {"vector": "happy", "layers": [8]}
     ({"steering": {"happy": 1e9}}, 400, "strength_too_large", "1000"),
     ({"steering": {"happy": 1e400}}, 400, "invalid_steering", "finite"),
     ({"steering": {"interventions": [{**HAPPY, "strenght": 1}]}}, 400, "invalid_steering", "did you mean 'strength'"),
+    ({"steering": {"interventions": [{"vector": None}]}}, 400, "invalid_steering", "needs 'vector'"),
     ({"steering": {"interventions": [HAPPY] * 17}}, 400, "too_many_interventions", "16"),
     ({"steering": {"interventions": [{**HAPPY, "positions": {"prompt": [0] * 5000}}]}}, 400, "too_many_values", "5000"),
     ({"logit_bias": {str(i): 1 for i in range(1025)}}, 400, "invalid_value", "1024"),

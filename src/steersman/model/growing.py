@@ -24,7 +24,7 @@ class Growing:
     def __init__(self, tokens: Tokens, prompt: Sequence[int]) -> None:
         self._tokens = tokens
         self._before = list(prompt[-_OVERLAP:])  # tokens whose text is out
-        self._said = tokens.decode(self._before)  # that text
+        self._said = self._whole = tokens.decode(self._before)  # that text
         self._new: list[int] = []
 
     def add(self, ids: Sequence[int]) -> str:
@@ -39,7 +39,7 @@ class Growing:
 
     def _text(self) -> str:
         """As :meth:`Tokens.decode_after`, with the text before decoded already."""
-        whole = self._tokens.decode([*self._before, *self._new])
+        self._whole = whole = self._tokens.decode([*self._before, *self._new])
         return whole[len(self._said) :] if whole.startswith(self._said) else self._tokens.decode(self._new)
 
     def _out(self, text: str) -> str:
@@ -49,7 +49,7 @@ class Growing:
             self._before = self._before[-_OVERLAP:]
             self._said = self._tokens.decode(self._before)
         else:
-            self._said += text
+            self._said = self._whole
         return text
 
 

@@ -151,7 +151,8 @@ def report_of(state: State, job: Job) -> str:
         item |= {name: job.request[name] for name in names if job.request.get(name) is not None}
         plan = state.resolver.plan_over(item, {job.request["vector"]: str(job.request["digest"])})
         samples = continuations(state.model, plan, prompts)
-    return render(sweep=swept, max_kl=float(job.request["max_kl"]), samples=samples)
+    title = f"Steering {state.settings.name} with {job.request['vector']}"
+    return render(sweep=swept, max_kl=float(job.request["max_kl"]), samples=samples, title=title)
 
 
 def load_sweep(state: State, job: Job) -> Sweep:

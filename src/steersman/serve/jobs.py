@@ -261,7 +261,7 @@ class Jobs:
                     loop.call_soon_threadsafe(event.set)
             if not write:
                 return
-            counts = dict.fromkeys(STATUS, 0)
+            counts: dict[str, int] = dict.fromkeys(STATUS, 0)
             for other in self._jobs.values():
                 counts[other.job.status] += 1
         for status, count in counts.items():

@@ -50,7 +50,8 @@ class Orders:
     def __init__(self, model: SteeringModel, resolver: Resolver, limits: Limits) -> None:
         self.model, self.resolver, self.limits = model, resolver, limits
         self._ends = ends_of(model)
-        self._vocabulary: int = model.architecture.hf.config.get_text_config().vocab_size
+        config: Any = model.architecture.hf.config
+        self._vocabulary: int = config.get_text_config().vocab_size
 
     def of_completion(self, body: CompletionRequest) -> list[Choice]:
         """The rows of a completion: prompts, times choices, times arms."""

@@ -49,7 +49,8 @@ class PromptProtocol(H11Protocol):
 
     @property
     def _answering(self) -> bool:
-        return self.cycle is not None and not self.cycle.response_complete
+        cycle: Any = self.cycle  # none before the first request
+        return cycle is not None and not cycle.response_complete
 
     def _arm(self) -> None:
         self._due = self.loop.call_later(self.seconds, self._late)

@@ -187,7 +187,7 @@ def read_steering(steering: Any, limits: Limits) -> dict[str, Any]:
             'steering is a spec {"interventions": [...]}, {"happy": 1.5}, ["happy:1.5@12"] or null, not a '
             f"{type(steering).__name__}"
         )
-    document = spec.validate(found).model_dump(mode="json", exclude_unset=True)
+    document = spec.validate(found).model_dump(mode="json", exclude_unset=True, exclude_none=True)
     _check_limits(document["interventions"], limits)
     return document
 

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -47,7 +47,7 @@ def create_proxy(settings: Settings, upstream: str, key: str | None = None) -> F
     proxy = Proxy(settings, httpx.AsyncClient(base_url=upstream, headers=headers, timeout=timeout, trust_env=False))
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         yield
         await proxy.client.aclose()
 

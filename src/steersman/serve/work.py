@@ -59,11 +59,10 @@ def _plain(example: str | list[Message]) -> Any:
 def _extract(state: State, context: Context) -> Mapping[str, Any]:
     asked = ExtractionRequest.model_validate(context.request)
     pairs = plain_examples(asked.positive, asked.negative, asked.name)
-    read = {} if asked.read is None else {"read": asked.read}
     vector = extract(
-        state.model, pairs, method=asked.method, layers=asked.layers, site=asked.site, name=asked.name,
+        state.model, pairs, method=asked.method, layers=asked.layers, site=asked.site, read=asked.read, name=asked.name,
         seed=asked.seed, checkpoint=context.folder / "work.safetensors",
-        progress=lambda done, of: context.progress("tokens", done, of), **read,
+        progress=lambda done, of: context.progress("tokens", done, of),
     )  # fmt: skip
     digest = state.vectors.save(asked.name, vector)
     state.pairs.put(digest, pairs, vector.metadata.get("read"))
