@@ -59,22 +59,26 @@ export function change(index: 0 | 1, more: Partial<Shown>): void {
 /** Generate what is not there yet; `again` also what is. */
 export async function run(again = false): Promise<void> {
   if (!prompt.value.trim() || !model.value) return;
-  await Promise.all(([0, 1] as const).map((index) => runSide(index, again)));
+  const now = { hash: toHash(saved()), prompt: prompt.value, said: told(items.value) || "nothing steers" };
+  const standing = await Promise.all(
+    ([0, 1] as const).map(async (index) => {
+      const stands = await runSide(index, again);
+      if (stands) void colourSide(index);
+      return stands;
+    }),
+  );
   const [left, right] = shown.value;
-  if (left.state === "done" && right.state === "done") {
-    const hash = toHash(saved());
-    remember({
-      when: Date.now(), hash, prompt: prompt.value, texts: [left.text, right.text],
-      said: told(items.value) || "nothing steers",
-    });
+  if (standing.every(Boolean) && left.state === "done" && right.state === "done") {
+    remember({ ...now, when: Date.now(), texts: [left.text, right.text] });
   }
 }
 
-async function runSide(index: 0 | 1, again: boolean): Promise<void> {
+/** Whether the column shows, in the end, what was asked for. */
+async function runSide(index: 0 | 1, again: boolean): Promise<boolean> {
   const asked = requestOf(sides.value[index], index);
   const key = JSON.stringify(asked);
   const now = shown.value[index];
-  if (!again && now.key === key && now.state !== "failed" && now.state !== "idle") return;
+  if (!again && now.key === key && now.state !== "failed" && now.state !== "idle") return now.state === "done";
   running[index]?.abort();
   const control = new AbortController();
   running[index] = control;
@@ -92,12 +96,16 @@ async function runSide(index: 0 | 1, again: boolean): Promise<void> {
       change(index, { text, state: "streaming", tokens: null, applied });
     }
     change(index, { text, state: "done", applied, tokens: null });
-    await colourSide(index);
+    return true;
   } catch (error) {
-    if (control.signal.aborted) return;
+    if (control.signal.aborted) return false;
     change(index, { ...empty(), state: "failed", key, error: error instanceof Error ? error.message : String(error) });
+    return false;
   }
 }
+
+/** What the colours of each column were made for. */
+const coloured: [string, string] = ["", ""];
 
 /** Read a column's text without steering, and take the projection of each token of its answer. */
 export async function colourSide(index: 0 | 1): Promise<void> {
@@ -107,17 +115,20 @@ export async function colourSide(index: 0 | 1): Promise<void> {
     if (shown.value[index].tokens) change(index, { tokens: null });
     return;
   }
+  const own = items.value.find((one) => one.vector === name);
+  const layer = own ? layerOf(own) : null;
+  const made = `${key} ${name} ${layer}`;
+  if (coloured[index] === made && shown.value[index].tokens) return;
   const input = inputOf(sides.value[index], index);
   const read =
     "prompt" in input
       ? { text: input.prompt + text }
       : { messages: [...input.messages, { role: "assistant", content: text }] };
   try {
-    const own = items.value.find((one) => one.vector === name);
-    const layer = own ? layerOf(own) : null;
     const chart = await post<Chart>("/v1/charts/token-projections", { vector: name, layer, ...read });
     if (shown.value[index].key !== key || colour.value !== name) return;
     const { tokens, values, classes } = chart.arguments;
+    coloured[index] = made;
     change(index, { tokens: within(tokens, values, text), classes: classes ?? null });
   } catch {
     change(index, { tokens: null });
