@@ -144,7 +144,7 @@ def test_weights_in_memory_that_are_no_longer_those_on_disk(tmp_path: Path) -> N
         (
             "olmo2",
             lambda v: sm.Zero(sm.attention(1), strength=0.5),
-        ),  # by a gain, of whose kind the norm itself is asked
+        ),  # by a gain, after asking the norm of what kind
     ],
 )
 def test_a_model_that_is_not_in_memory_is_baked_from_its_files(family: str, plan: Any, tmp_path: Path) -> None:

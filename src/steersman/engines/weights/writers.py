@@ -242,7 +242,7 @@ class Writers:
         )
 
     def _tied(self, embedding: Any, unembedding: Any) -> bool:
-        """Whether the output matrix is the embedding, also where both are offloaded and stand in for it each by itself."""
+        """Whether the output matrix is the embedding, also where both are offloaded and each has a stand-in."""
         if unembedding is embedding:
             return True
         known = cast("dict[str, str]", getattr(self.model, "all_tied_weights_keys", None) or {})
