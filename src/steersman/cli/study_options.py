@@ -147,7 +147,7 @@ def deliver(run: Run, schema: str, study: Any, model: SteeringModel, outputs: Se
     """
     from ..errors import DataError
     from ..files.atomic import replacing
-    from .record import describe
+    from ..model.provenance import describe
     from .session import as_json
 
     document = {**study.document(), "model": describe(model), "outputs": [str(path) for path in outputs]}

@@ -26,8 +26,8 @@ from torch import Tensor
 
 from ..errors import UnsupportedError
 from ..model import SteeringModel
+from ..model.provenance import describe
 from ..plan import Plan, PlanLike
-from .provenance import describe
 from .scoring import batches, continuation_logits
 
 try:
