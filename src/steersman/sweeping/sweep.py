@@ -26,9 +26,10 @@ from ..evaluation.controls import (
 )  # fmt: skip
 from ..evaluation.items import Array, sources_of
 from ..evaluation.neutral import default_texts
-from ..evaluation.provenance import describe, versions
+from ..evaluation.provenance import versions
 from ..evaluation.targets.base import LogitTarget, Target
 from ..model import SteeringModel
+from ..model.provenance import describe
 from ..model.tokens import Prompts
 from ..plan import Plan
 from ..sites import Indices, layer_indices
@@ -104,12 +105,13 @@ def sweep(
     measure = _measurer(model, target, prompts, sources, plans, chosen, way)
     side = SideEffects(model, texts, _like(plans, doses), chosen, way)
     log.info("effects by %s, side effects by %s", measure.engine, side.passes.way)
+    which = {name: fact for name, fact in describe(model).items() if name != "device"}  # it may go on on another one
     settings = {
         "layers": chosen, "strengths": doses, "operation": operation if isinstance(operation, str) else "function",
         "random": random, "seed": seed, "target": target.describe(), "items": len(measure.sources),
         "options": {name: str(value) for name, value in options.items()},
         "vector": _hash([plan.digest for plan in plans.values()]), "neutral": _hash(texts),
-        "prompts": _hash([repr(prompts)]), "model": describe(model),
+        "prompts": _hash([repr(prompts)]), "model": which,
     }  # fmt: skip
     done = _Finished(rows, settings)
     drawn = _drawn(model, vector, chosen, random, seed, operation, texts)
