@@ -137,14 +137,18 @@ def _layers(model: SteeringModel, vector: Direction, layers: str | Indices) -> l
     if isinstance(vector, SteeringVector):
         vector.check(model.shape)
     if layers == "auto":
-        inside = [layer for layer in own if 0.1 * model.n_layers <= layer < 0.9 * model.n_layers]
-        return inside or own
+        return within_depth(own, model.n_layers)
     indices = layer_indices(layers)
     found = own if indices is None else sorted({model.shape.layer(i, "layers=") for i in indices})
     missing = [layer for layer in found if layer not in own]
     if missing:
         raise MismatchError(f"the vector has no direction for layer {missing[0]}; it has {own}")
     return found
+
+
+def within_depth(layers: Sequence[int], n_layers: int) -> list[int]:
+    """Those between a tenth and nine tenths of the depth, or all of them if there is none."""
+    return [layer for layer in layers if 0.1 * n_layers <= layer < 0.9 * n_layers] or list(layers)
 
 
 def _like(plans: Mapping[tuple[int, float], Plan], doses: Sequence[float]) -> Plan:
