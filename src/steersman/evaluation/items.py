@@ -149,6 +149,36 @@ def _places(listed: Sequence[Continuation], side: bool, items: int) -> list[list
     return places
 
 
+def derivatives(
+    items: Sequence[Item],
+    log_probabilities: Tensor | Array,
+    measure: Measure,
+    units: Sequence[int] | Array | None = None,
+) -> Array:
+    """How the mean value changes with the log-probability of each of the items' :func:`continuations`: ``[n]``.
+
+    Args:
+        items: the items.
+        log_probabilities: ``[n]``, of their continuations.
+        measure: of the value.
+        units: over which the mean is; all unless given.
+    """
+    logs = np.asarray(log_probabilities, dtype=np.float64)
+    whole = scores(items, logs)
+    chosen = np.unique(whole.units) if units is None else np.asarray(units)
+    forms = np.bincount(whole.units)
+    share = np.isin(whole.units, chosen) / forms[whole.units] / len(chosen)
+    if measure == "preference":
+        ratio = expit(whole.log_positive - whole.log_negative)
+        share = share * ratio * (1 - ratio)
+    found = np.empty(len(logs))
+    for place, one in enumerate(continuations(items)):
+        side = whole.log_positive if one.positive else whole.log_negative
+        each = np.exp(logs[place] - (0.0 if measure == "balance" else side[one.item]))
+        found[place] = share[one.item] * (each if one.positive else -each)
+    return found
+
+
 def scores_at_last(items: Sequence[Item], logits: Tensor) -> Scores:
     """The scores of items whose continuations are single tokens, from the logits at their last prompt tokens.
 

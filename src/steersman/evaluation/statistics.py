@@ -232,7 +232,11 @@ def rank_p_value(observed: float, null: Sequence[float] | Array, *, side: Side =
 
 
 def max_statistic(
-    observed: Sequence[float] | Array, null: Sequence[float] | Array, *, side: Side = "two-sided", scale: bool = True
+    observed: Sequence[float] | Array,
+    null: Sequence[float] | Array,
+    *,
+    side: Side = "two-sided",
+    scale: bool | Array = True,
 ) -> Array:
     """p-values corrected for having searched several places, by the maximum over them (Westfall & Young 1993).
 
@@ -240,30 +244,40 @@ def max_statistic(
     statistic is compared with the largest of each row, so the smallest p-value is right for "the best of all places".
     Unlike Bonferroni's it knows how much the places have in common, and it is not stopped by the floor 1 / (1 + n).
 
+    A search may drop places before it measures them. The test stays exact if every random direction is searched by the
+    same rule: what it dropped itself is NaN in its row, and is not among what its largest is taken from.
+
     Args:
-        observed: ``[places]``.
-        null: ``[n, places]``.
+        observed: ``[places]``; NaN for a place that was dropped.
+        null: ``[n, places]``; NaN for a place that was dropped for that direction.
         side: what counts as extreme.
         scale: divide each place by the root mean square of all its draws, the observed one included, so that a place
             where random directions do much does not drown the others; the test stays exact, since all are treated
-            alike.
+            alike. Where places were dropped, draws left in a place are no fair sample of it: give the scale of each,
+            ``[places]``, from what was known of all draws before.
 
     Returns:
-        ``[places]`` corrected p-values.
+        ``[places]`` corrected p-values; NaN for places that were dropped.
     """
-    mine, drawn = _checked(observed), np.asarray(null, dtype=np.float64)
+    mine, drawn = np.asarray(observed, dtype=np.float64), np.asarray(null, dtype=np.float64)
     if drawn.ndim != 2 or drawn.shape[1] != len(mine) or not len(drawn):
         raise DataError(f"the null must be [draws, {len(mine)}], got {list(drawn.shape)}")
-    if scale:
-        spread = np.sqrt((np.vstack([mine[None], drawn]) ** 2).mean(0))
+    both = np.vstack([mine[None], drawn])
+    if np.isinf(both).any() or np.isnan(both).all(1).any():
+        raise DataError("values must be finite, and at least one place of each draw measured")
+    if scale is True and np.isnan(both).any():
+        raise DataError("some draws dropped some places; give the scale of each place")
+    if scale is not False:
+        spread = np.sqrt((both**2).mean(0)) if scale is True else np.array(scale, dtype=np.float64)
         spread[spread == 0] = 1.0
         mine, drawn = mine / spread, drawn / spread
     if side == "two-sided":
         mine, drawn = np.abs(mine), np.abs(drawn)
     elif side == "less":
         mine, drawn = -mine, -drawn
-    largest = drawn.max(axis=1)
-    return (1 + (largest[:, None] >= mine).sum(0)) / (1 + len(drawn))
+    largest = np.nanmax(drawn, axis=1)
+    found = (1 + (largest[:, None] >= mine).sum(0)) / (1 + len(drawn))
+    return np.where(np.isnan(mine), np.nan, found)
 
 
 def sign_flip_p_value(

@@ -27,8 +27,8 @@ class Row:
         effect, low, high: mean change of the target over all items, with its 95% interval (None: too few items).
         tune_effect: over the items that the choice is made on.
         report_effect, report_low, report_high: over the items kept from the choice; None where too few to part.
-        slope, anti_steerable: of the layer: mean over items of the effect's slope over strengths, and the share of
-            items whose slope is negative.
+        slope, anti_steerable: of the layer: mean over items of the effect's slope over the strengths measured there,
+            and the share of items whose slope is negative.
         kl, kl_p95, top1: on neutral text, per affected token: mean and 95th percentile of the KL, nats, and the share
             of likeliest tokens that stay; ``kl_tokens`` were counted.
         control_low, control_high: where 95% of random directions of the same length lie at this layer and strength.
@@ -82,8 +82,22 @@ class Sweep:
 
     @property
     def layers(self) -> list[int]:
-        """The layers searched."""
+        """The layers measured."""
         return sorted({row.layer for row in self.rows})
+
+    @property
+    def dropped(self) -> list[dict[str, Any]]:
+        """What the first stages dropped before it was measured in full, empty without any.
+
+        Of each: ``stage`` (``"screening"`` or ``"halving"``), ``layer``, ``strength`` (None: all of them), on how many
+        ``items``, and the ``score`` it was dropped for: the first-order slope, or the mean effect on those items.
+        """
+        return list(self.facts.get("dropped", ()))
+
+    @property
+    def searched(self) -> list[int]:
+        """The layers searched, those that were dropped included."""
+        return sorted({*self.layers, *(cell["layer"] for cell in self.dropped)})
 
     @property
     def strengths(self) -> list[float]:
@@ -98,10 +112,15 @@ class Sweep:
         raise DataError(f"layer {layer} at strength {strength} was not swept")
 
     def frame(self) -> Any:
-        """A pandas DataFrame, one row per layer and strength."""
+        """A pandas DataFrame, one row per layer and strength.
+
+        After first stages, what they dropped follows, without measurements; ``stage``, ``items`` and ``score`` are
+        those of :attr:`dropped`, and empty for what was measured.
+        """
         import pandas as pd
 
-        return pd.DataFrame([asdict(row) for row in self.rows])
+        measured = [asdict(row) for row in self.rows]
+        return pd.DataFrame(measured + self.dropped)
 
     # -- choosing -------------------------------------------------------------------------------------------------
 
@@ -130,12 +149,16 @@ class Sweep:
         return max(near, key=lambda r: (self._around(r, sign), sign * r.tune_effect))
 
     def _around(self, row: Row, sign: int) -> float:
-        layers, strengths = self.layers, self.strengths
+        layers, strengths = self.searched, self.strengths
         i, j = layers.index(row.layer), strengths.index(row.strength)
+        cells = {(r.layer, r.strength): r.tune_effect for r in self.rows}
         found = [
-            sign * self.row(layers[a], strengths[b]).tune_effect
+            sign * cells[layers[a], strengths[b]]
             for a, b in ((i, j), (i - 1, j), (i + 1, j), (i, j - 1), (i, j + 1))
-            if 0 <= a < len(layers) and 0 <= b < len(strengths) and strengths[b] * row.strength > 0
+            if 0 <= a < len(layers)
+            and 0 <= b < len(strengths)
+            and strengths[b] * row.strength > 0
+            and (layers[a], strengths[b]) in cells
         ]
         return float(np.mean(found))
 
@@ -159,8 +182,9 @@ class Sweep:
 
     def heatmap(self, path: str | Path | None = None, *, max_kl: float | None = None) -> str:
         """Effect by layer and strength, as SVG, written to ``path`` if given; ``max_kl`` marks the choice within it."""
-        layers, strengths = self.layers, self.strengths
-        values = [[self.row(layer, strength).effect for strength in strengths] for layer in layers]
+        layers, strengths = self.searched, self.strengths
+        cells = {(row.layer, row.strength): row.effect for row in self.rows}
+        values = [[cells.get((layer, strength)) for strength in strengths] for layer in layers]
         chosen = None
         if max_kl is not None:
             best = self.best(max_kl)
@@ -175,11 +199,13 @@ class Sweep:
     def dose_response(self, path: str | Path | None = None, *, layer: int | None = None, max_kl: float = 0.1) -> str:
         """Effect and KL over strengths at one layer (that of :meth:`best`), with the band of random directions."""
         layer = self.best(max_kl).layer if layer is None else layer
-        rows = [self.row(layer, strength) for strength in self.strengths]
+        rows = [row for row in self.rows if row.layer == layer]
+        if not rows:
+            raise DataError(f"layer {layer} was not swept; these were: {', '.join(map(str, self.layers))}")
         bands = [(r.control_low, r.control_high) for r in rows]
         ends = [(r.low, r.high) for r in rows]
         svg = dose_response(
-            self.strengths, [r.effect for r in rows], kl=[r.kl for r in rows], max_kl=max_kl,
+            [r.strength for r in rows], [r.effect for r in rows], kl=[r.kl for r in rows], max_kl=max_kl,
             intervals=None if any(None in pair for pair in ends) else ends,  # pyright: ignore[reportArgumentType]
             random=None if any(None in pair for pair in bands) else bands,  # pyright: ignore[reportArgumentType]
             title=f"Dose and response at layer {layer}", y_label=f"effect ({self.facts['target']['unit']})",
