@@ -32,7 +32,7 @@ _PUBLIC = {
     ),
     **dict.fromkeys(["cosine_matrix", "geometry", "lens", "norms", "projections"], "analysis"),
     **dict.fromkeys(["bake"], "engines.weights"),
-    **dict.fromkeys(["choose_ablation", "choose_condition"], "choosing"),
+    **dict.fromkeys(["choose_ablation", "choose_condition", "choose_layers", "compare"], "choosing"),
     "ContrastPairs": "data",
     **dict.fromkeys(
         [
@@ -62,7 +62,7 @@ _PUBLIC = {
 
 if TYPE_CHECKING:
     from .analysis import cosine_matrix, geometry, lens, norms, projections
-    from .choosing import choose_ablation, choose_condition
+    from .choosing import choose_ablation, choose_condition, choose_layers, compare
     from .conditions import When, schedule
     from .data import ContrastPairs
     from .demo import demo_model
@@ -106,7 +106,7 @@ __all__ = [
     "Ablate", "AblationStudy", "Activations", "Add", "Affine", "Clamp", "ContrastPairs", "Custom", "Erase",
     "Eraser", "EraserFitter", "LayerValues", "LinearProbe", "Mean", "PatchingStudy", "Plan", "Replace",
     "Resample", "Rotate", "SteeringModel", "SteeringVector", "When", "Zero", "ablation_study", "act_add",
-    "activations", "after", "attention", "bake", "block", "calibrate", "capture", "choose_ablation", "choose_condition", "contrast", "cosine_matrix",
+    "activations", "after", "attention", "bake", "block", "calibrate", "capture", "choose_ablation", "choose_condition", "choose_layers", "compare", "contrast", "cosine_matrix",
     "demo_model", "evaluate", "extract", "fit_eraser", "geometry", "heads", "kl_divergence", "lens",
     "log_odds", "log_probability", "logit_difference", "mean_activations", "mlp", "multiple_choice", "neurons",
     "next_token_loss", "norms", "patching_study", "probability", "projections", "sae_direction", "schedule",

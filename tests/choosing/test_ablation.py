@@ -38,15 +38,17 @@ def planted():
         for block in blocks:  # quiet ones, so that what is planted stands out
             block.attn.c_proj.weight *= 0.1
             block.mlp.c_proj.weight *= 0.1
+        writers = [words, hf.transformer.wpe.weight]
+        writers += [one for b in blocks for part in (b.attn.c_proj, b.mlp.c_proj) for one in (part.weight, part.bias)]
+        for writer in writers:  # nothing else lies along u
+            writer -= (writer @ direction)[..., None] * direction
         words[model.tokens.continuation(" bad")[0]] = words[model.tokens.continuation(" good")[0]] + 6 * direction
         # a value of a head in block 0 that reads u, and hands it on as u
-        blocks[0].attn.c_attn.weight[:, 2 * model.d_model] = direction / blocks[0].ln_1.weight
-        blocks[0].attn.c_proj.weight[0] = 4 * direction
-        read_out(model, 3, direction, 8.0)
-        neurons = sm.activations(model, prompts(" good"), layers=[3], site="mlp_post")[3]
-        usual = (neurons[:, 0] - neurons[:, 1]).mean()  # what is read without the word: no more than that counts
-        blocks[3].mlp.c_fc.bias[0] -= usual
-        blocks[3].mlp.c_fc.bias[1] += usual
+        norm, attention = blocks[0].ln_1, blocks[0].attn
+        attention.c_attn.weight[:, 2 * model.d_model] = direction / norm.weight
+        attention.c_attn.bias[2 * model.d_model] = -(direction / norm.weight) @ norm.bias
+        attention.c_proj.weight[0] = 4 * direction
+        read_out(model, 3, direction, 6.0)
         # without u the target is below 0, as a behaviour that is absent; set where no ablation reaches it
         level = float(TARGET.measure(model, prompts(" good")).values.mean())
         great, awful = (words[model.tokens.continuation(word)[0]] for word in (" great", " awful"))
@@ -147,9 +149,7 @@ def test_the_plan_ablates_the_direction_and_its_file_keeps_the_evidence(chosen, 
 
 def test_where_none_will_do_it_says_how_many_failed_which(planted) -> None:
     with pytest.raises(DataError, match=r"none of 8 directions will do: \d do not .* cost 1e-12 nats"):
-        sm.choose_ablation(
-            planted[0], prompts(" bad"), prompts(" good"), target=TARGET, max_kl=1e-12, random=0
-        )
+        sm.choose_ablation(planted[0], prompts(" bad"), prompts(" good"), target=TARGET, max_kl=1e-12, random=0)
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,12 @@ def test_where_all_is_right_the_interval_is_left_to_precision_and_recall() -> No
     model = steering_model("gpt2")
     ends = [sm.activations(model, prompts(end, 8, 7)) for end in (" Paris", " London")]
     found = sm.choose_condition(
-        model, (ends[0][0] - ends[1][0]).mean(0), prompts(" Paris", 20, 1), prompts(" London", 20, 2), random=0, layers=[0]
+        model,
+        (ends[0][0] - ends[1][0]).mean(0),
+        prompts(" Paris", 20, 1),
+        prompts(" London", 20, 2),
+        random=0,
+        layers=[0],
     )
     assert found.f1.value == 1
     assert (found.f1.low, found.f1.high) == (None, None)

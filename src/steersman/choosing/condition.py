@@ -164,7 +164,9 @@ def _layers(model: SteeringModel, vector: Direction, layers: str | Indices) -> l
     if isinstance(vector, SteeringVector):
         vector.check(model.shape)
     elif tuple(vector.shape) != (model.d_model,):
-        raise MismatchError(f"the direction has shape {tuple(vector.shape)}, but {model.shape.name} has [{model.d_model}]")
+        raise MismatchError(
+            f"the direction has shape {tuple(vector.shape)}, but {model.shape.name} has [{model.d_model}]"
+        )
     own = list(vector.layers) if isinstance(vector, SteeringVector) else list(range(model.n_layers))
     indices = layer_indices(layers)
     found = own if indices is None else sorted({model.shape.layer(i, "layers=") for i in indices})

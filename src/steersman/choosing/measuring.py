@@ -39,9 +39,7 @@ class Measured:
         if self._items is not None:
             assert isinstance(self._target, LogitTarget)
             return self._target.values(score_plans(self._model, self._items, plans))
-        found = [
-            self._target.measure(self._model, self._prompts, steer=plan, sources=self._sources) for plan in plans
-        ]
+        found = [self._target.measure(self._model, self._prompts, steer=plan, sources=self._sources) for plan in plans]
         self.sources = found[0].sources
         return np.stack([one.values for one in found])
 

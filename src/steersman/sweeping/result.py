@@ -149,8 +149,8 @@ class Sweep:
 
     def _told(self) -> dict[str, Any]:
         """What a plan's evidence repeats of the facts: enough to know what was searched, and on what."""
-        names = ("target", "layers", "strengths", "operation", "random", "items", "seed", "model", "versions", "prompts")
-        return {name: self.facts[name] for name in names if name in self.facts}
+        told = "target layers strengths operation random items seed prompts model versions"
+        return {name: self.facts[name] for name in told.split() if name in self.facts}
 
     def pareto(self, *, sign: int = 1) -> list[Row]:
         """The cells that no other beats in both effect and KL, by KL ascending."""

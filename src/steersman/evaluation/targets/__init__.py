@@ -9,6 +9,6 @@ from .multiple_choice import MultipleChoice, multiple_choice
 from .odds import LogOdds, log_odds
 
 __all__ = [
-    "ActivationTarget", "Classifier", "Contrast", "Judge", "LogOdds", "LogitTarget", "Measurement", "MultipleChoice", "RegexRate",
-    "Target", "TextTarget", "contrast", "log_odds", "multiple_choice",
+    "ActivationTarget", "Classifier", "Contrast", "Judge", "LogOdds", "LogitTarget", "Measurement", "MultipleChoice",
+    "RegexRate", "Target", "TextTarget", "contrast", "log_odds", "multiple_choice",
 ]  # fmt: skip
