@@ -103,14 +103,14 @@ if TYPE_CHECKING:
     from .vector import SteeringVector
 
 __all__ = [
-    "Ablate", "AblationStudy", "Activations", "Add", "Affine", "Clamp", "ContrastPairs", "Custom", "Erase",
-    "Eraser", "EraserFitter", "LayerValues", "LinearProbe", "Mean", "PatchingStudy", "Plan", "Replace",
-    "Resample", "Rotate", "SteeringModel", "SteeringVector", "When", "Zero", "ablation_study", "act_add",
-    "activations", "after", "attention", "bake", "block", "calibrate", "capture", "choose_ablation", "choose_condition", "choose_layers", "compare", "contrast", "cosine_matrix",
-    "demo_model", "evaluate", "extract", "fit_eraser", "geometry", "heads", "kl_divergence", "lens",
-    "log_odds", "log_probability", "logit_difference", "mean_activations", "mlp", "multiple_choice", "neurons",
-    "next_token_loss", "norms", "patching_study", "probability", "projections", "sae_direction", "schedule",
-    "show_read", "site", "sweep",
+    "Ablate", "AblationStudy", "Activations", "Add", "Affine", "Clamp", "ContrastPairs", "Custom", "Erase", "Eraser",
+    "EraserFitter", "LayerValues", "LinearProbe", "Mean", "PatchingStudy", "Plan", "Replace", "Resample", "Rotate",
+    "SteeringModel", "SteeringVector", "When", "Zero", "ablation_study", "act_add", "activations", "after",
+    "attention", "bake", "block", "calibrate", "capture", "choose_ablation", "choose_condition", "choose_layers",
+    "compare", "contrast", "cosine_matrix", "demo_model", "evaluate", "extract", "fit_eraser", "geometry", "heads",
+    "kl_divergence", "lens", "log_odds", "log_probability", "logit_difference", "mean_activations", "mlp",
+    "multiple_choice", "neurons", "next_token_loss", "norms", "patching_study", "probability", "projections",
+    "sae_direction", "schedule", "show_read", "site", "sweep",
 ]  # fmt: skip
 
 

@@ -45,10 +45,11 @@ def planted():
         words[model.tokens.continuation(" bad")[0]] = words[model.tokens.continuation(" good")[0]] + 6 * direction
         # a value of a head in block 0 that reads u, and hands it on as u
         norm, attention = blocks[0].ln_1, blocks[0].attn
+        attention.c_attn.weight[:, :8], attention.c_attn.bias[:8] = 0, 0  # it attends to all tokens alike
         attention.c_attn.weight[:, 2 * model.d_model] = direction / norm.weight
         attention.c_attn.bias[2 * model.d_model] = -(direction / norm.weight) @ norm.bias
         attention.c_proj.weight[0] = 4 * direction
-        read_out(model, 3, direction, 6.0)
+        read_out(model, 3, direction, 2.0)
         # without u the target is below 0, as a behaviour that is absent; set where no ablation reaches it
         level = float(TARGET.measure(model, prompts(" good")).values.mean())
         great, awful = (words[model.tokens.continuation(word)[0]] for word in (" great", " awful"))
@@ -59,7 +60,7 @@ def planted():
 @pytest.fixture(scope="module")
 def chosen(planted):
     model, _ = planted
-    return sm.choose_ablation(model, prompts(" bad"), prompts(" good"), target=TARGET, max_kl=0.3, random=19)
+    return sm.choose_ablation(model, prompts(" bad"), prompts(" good"), target=TARGET, max_kl=0.0045, random=19)
 
 
 def test_the_planted_direction_is_found(planted, chosen) -> None:
@@ -121,7 +122,7 @@ def test_the_choice_is_the_least_bypass_of_those_allowed(chosen) -> None:
     table = chosen.frame()
     assert set(table.layer) == {0, 1, 2, 3}
     assert set(table.position) == {-1, -2}  # " is the": what all prompts end with
-    assert (table.allowed == ((table.induce > 0) & (table.kl < 0.3))).all()
+    assert (table.allowed == ((table.induce > 0) & (table.kl < 0.0045))).all()
     best = table[table.allowed].sort_values("bypass").iloc[0]
     assert (chosen.layer, chosen.position) == (best.layer, best.position)
     assert not table.allowed.all()

@@ -16,6 +16,7 @@ from steersman.evaluation.statistics import split_by_source
 TARGET = sm.contrast(" great", " awful")
 TEXTS = ("The weather in London is bad and", "a good a bad a great")
 PROMPTS = prompts(" is", 24, 5)
+GOOD = sm.Add(torch.ones(32), layers=1)
 
 
 @pytest.fixture(scope="module")
@@ -112,8 +113,8 @@ def test_plan_frame_and_chart_tell_the_same(compared, tmp_path) -> None:
     ("changes", "error", "words"),
     [
         ({"ways": {"one": None}}, DataError, "two or more"),
-        ({"ways": {"one": sm.Add(torch.ones(32), 0.0, layers=1), "two": sm.Add(torch.ones(32), layers=1)}}, DataError, "'one'"),
-        ({"ways": {"one": sm.Add(torch.ones(9), layers=1), "two": sm.Add(torch.ones(32), layers=1)}}, MismatchError, "9"),
+        ({"ways": {"one": sm.Add(torch.ones(32), 0.0, layers=1), "two": GOOD}}, DataError, "'one'"),
+        ({"ways": {"one": sm.Add(torch.ones(9), layers=1), "two": GOOD}}, MismatchError, "9"),
         ({"max_kl": 0}, DataError, "above zero"),
         ({"sign": 2}, DataError, "sign"),
         ({"sources": ["a"]}, DataError, "sources"),

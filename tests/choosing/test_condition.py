@@ -49,7 +49,7 @@ def test_of_equal_cuts_the_one_with_room_around_it_is_kept() -> None:
     below = best_cut(scores, np.array([True, True, False, False]))
     assert not below.above
     assert below.threshold == pytest.approx(2.55)
-    assert best_cut(scores, np.array([True, True, False, False]), above=True).f1 == pytest.approx(2 * 2 / (2 + 3))
+    assert best_cut(scores, np.array([True, True, False, False]), above=True).f1 == pytest.approx(2 * 1 / (2 + 3))
 
 
 @pytest.fixture(scope="module")

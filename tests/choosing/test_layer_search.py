@@ -55,11 +55,12 @@ def test_every_trial_is_what_plain_scoring_gives(model, searched) -> None:
 
 
 def test_single_layers_come_first_and_the_choice_is_no_worse(searched) -> None:
-    assert [list(t.weights) for t in searched.trials[:4]] == [[0], [1], [2], [3]]
-    assert len(searched.trials) == 4 + 12
+    assert [list(t.weights) for t in searched.trials[:8]] == [[0], [1], [2], [3]] * 2
+    assert [t.weights[i % 4] > 0 for i, t in enumerate(searched.trials[:8])] == [True] * 4 + [False] * 4
+    assert len(searched.trials) == 8 + 12
     within = [t for t in searched.trials if t.kl <= 0.05]
     assert searched.chosen.tune_effect == max(t.tune_effect for t in within)
-    assert searched.single.tune_effect == max(t.tune_effect for t in within if t in searched.trials[:4])
+    assert searched.single.tune_effect == max(t.tune_effect for t in within if t in searched.trials[:8])
     assert searched.chosen.tune_effect >= searched.single.tune_effect
     assert any(len(t.weights) > 1 for t in searched.trials)
 
@@ -68,7 +69,8 @@ def test_the_report_items_took_no_part(model, searched) -> None:
     _, report = split_by_source([str(i) for i in range(24)], seed=2)
     base = TARGET.measure(model, PROMPTS).values
     chosen = TARGET.measure(model, PROMPTS, steer=searched.plan()).values - base
-    single = TARGET.measure(model, PROMPTS, steer=sm.Add(vector(model), layers=dict(searched.single.weights))).values - base
+    alone = sm.Add(vector(model), layers=dict(searched.single.weights))
+    single = TARGET.measure(model, PROMPTS, steer=alone).values - base
     assert searched.effect.value == pytest.approx(chosen[report].mean(), abs=1e-4)
     assert searched.beyond.value == pytest.approx((chosen - single)[report].mean(), abs=1e-4)
     assert searched.effect.n == 12
@@ -129,8 +131,11 @@ def test_an_ablation_is_done_in_part_and_a_falling_target_is_a_subtraction(model
     assert all(0 < w <= 1.5 for t in found.trials for w in t.weights.values())
     assert found.plan()[0].operation == "ablate"
     down = sm.choose_layers(model, vector(model), **(SETTINGS | {"trials": 3, "sign": -1, "random": 0}))
-    assert all(w < 0 for t in down.trials for w in t.weights.values())
-    assert down.chosen.tune_effect < 0
+    assert (
+        down.chosen.tune_effect < 0 < sm.choose_layers(model, vector(model), **(SETTINGS | {"trials": 1})).effect.value
+    )
+    signs = {w > 0 for t in down.trials[8:] for w in t.weights.values()}
+    assert signs == {next(iter(down.single.weights.values())) > 0}
 
 
 def test_without_optuna_it_says_what_to_install(model, monkeypatch: pytest.MonkeyPatch) -> None:

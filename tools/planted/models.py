@@ -24,7 +24,7 @@ LAYERS = 6
 #: What the sweep searches by itself: from a tenth to nine tenths of the depth.
 SEARCHED = (1, 2, 3, 4, 5)
 POSITIVE, NEGATIVE = " great", " awful"
-FILLERS = (" the", " a", " is", " was", " of", " and", " good", " bad", " Paris", " London")
+FILLERS = (" the", " a", " is", " was", " of", " and", " good", " bad")
 #: Tokens of a prompt.
 LENGTH = 3
 

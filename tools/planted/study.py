@@ -67,8 +67,10 @@ def trial(made: Planted, seed: int) -> Trial:
 def true_effects(made: Planted, plans: Sequence[sm.Plan]) -> list[float]:
     """The effect of plans over all prompts there are."""
     effects = Effects(made.model, TARGET, _population(made.model), plans[0], list(range(made.model.n_layers)))
-    base, *steered = effects.values([sm.Plan(), *plans])
-    return [float((one - base).mean()) for one in steered]
+    distinct = list(dict.fromkeys(plans))
+    base, *steered = effects.values([sm.Plan(), *distinct])
+    found = dict(zip(distinct, [float((one - base).mean()) for one in steered], strict=True))
+    return [found[plan] for plan in plans]
 
 
 @cache

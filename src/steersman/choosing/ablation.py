@@ -25,6 +25,7 @@ from torch import Tensor
 from ..errors import DataError
 from ..evaluation import statistics
 from ..evaluation.controls import RANDOM_DIRECTIONS, random_directions, token_activations
+from ..evaluation.neutral import default_texts
 from ..evaluation.provenance import describe, versions
 from ..evaluation.statistics import Estimate
 from ..evaluation.targets.base import Target, prompt_sources
@@ -72,7 +73,8 @@ class AblationChoice:
         effect: the change of the target after positive prompts, with its interval.
         induce: the target after negative prompts with the direction added, with its interval.
         kl: of the next token after negative prompts, with its interval.
-        random: the same change under random directions, drawn from the covariance of the activations at its layer.
+        random: the same change under random directions, drawn from the covariance of the activations
+            of neutral text at its layer.
         p_value: of the rank of the effect among them; None without them.
         candidates: all that were scored, by layer, then position.
         facts: settings, counts, versions.
@@ -111,6 +113,7 @@ def choose_ablation(
     negative_sources: Sequence[str] | None = None,
     train: float = 0.5,
     tune: float = 0.25,
+    neutral: Sequence[str] | None = None,
     random: int = RANDOM_DIRECTIONS,
     seed: int = 0,
 ) -> AblationChoice:
@@ -130,6 +133,7 @@ def choose_ablation(
         positive_sources, negative_sources: where each prompt comes from; each its own unless given.
         train, tune: the shares of sources that directions are computed from, and that they are scored on; the rest is
             reported on.
+        neutral: texts whose activations the random directions are drawn from; packaged ones unless given.
         random: random directions of the control; 0 for none.
         seed: of the split, the directions, the resampling.
 
@@ -143,6 +147,7 @@ def choose_ablation(
              for own, name in zip(sources, ("positive", "negative"), strict=True)]  # fmt: skip
     chosen = _layers(model, layers, deepest)
     ids = [model.tokens.encode_all(list(side)) for side in sides]
+    texts = tuple(neutral) if neutral is not None else default_texts(model.shape.name)
     places = _positions([*ids[0], *ids[1]], positions)
 
     def some(side: int, part: int) -> list[Prompt]:
@@ -163,7 +168,7 @@ def choose_ablation(
         {"target": target.describe(), "positions": places, "layers": chosen, "max_kl": max_kl, "seed": seed,
          "prompts": [[len(part) for part in side] for side in split], "model": describe(model),
          "versions": versions()},
-        some(0, 0) + some(1, 0),
+        texts,
     )  # fmt: skip
 
 
@@ -230,8 +235,9 @@ def _best(candidates: Sequence[Candidate], max_kl: float) -> Candidate:
     if not allowed:
         weak, costly = sum(c.induce <= 0 for c in candidates), sum(c.kl >= max_kl for c in candidates)
         raise DataError(
-            f"none of {len(candidates)} directions will do: {weak} do not bring the target above 0 when added, {costly} "
-            f"cost {max_kl:g} nats or more when ablated; look at other layers or positions, or allow more by max_kl="
+            f"none of {len(candidates)} directions will do: {weak} do not bring the target above 0 when added, "
+            f"{costly} cost {max_kl:g} nats or more when ablated; look at other layers or positions, or allow more by "
+            "max_kl="
         )
     return min(allowed, key=lambda c: c.bypass)
 
@@ -239,13 +245,13 @@ def _best(candidates: Sequence[Candidate], max_kl: float) -> Candidate:
 def _reported(
     model: SteeringModel, best: Candidate, direction: Tensor, measures: dict[tuple[int, int], Measured],
     negative: Sequence[Prompt], candidates: tuple[Candidate, ...], random: int, seed: int, facts: dict[str, Any],
-    trained: Sequence[Prompt],
+    texts: Sequence[str],
 ) -> AblationChoice:  # fmt: skip
     """The chosen direction on the prompts kept from everything, and what random ones do there."""
     plan, shown, others = Plan(Ablate(direction)), measures[0, 2], measures[1, 2]
     drawn: list[Plan] = []
     if random:
-        cloud = token_activations(model, list(trained), layers=[best.layer])[best.layer]
+        cloud = token_activations(model, list(texts), layers=[best.layer])[best.layer]
         drawn = [Plan(Ablate(one)) for one in random_directions(direction, random, seed=seed, cloud=cloud)]
     values = shown.values([Plan(), plan, *drawn])
     moved = values[1:] - values[0]

@@ -156,8 +156,8 @@ def choose_layers(
         layers: where it may act; ``"auto"``: those of the vector between a tenth and nine tenths of the depth.
         shape: ``"kernel"``: a tent over the depth, four numbers; ``"weights"``: one free weight for each layer.
         max_kl: the budget, nats per affected token of neutral text.
-        sign: 1 where the target should rise, -1 where it should fall. An addition is then subtracted; an ablation is
-            an ablation.
+        sign: 1 where the target should rise, -1 where it should fall. Whether the direction is added for it or
+            subtracted, the single layers tell.
         neutral: texts on which the KL is measured; packaged ones unless given.
         operation: ``"add"``, ``"ablate"`` or ``"rotate"``.
         trials: weights tried, besides the single layers.
@@ -182,8 +182,13 @@ def choose_layers(
     split = statistics.split_by_source(own, seed=seed)
     effects, side = Effects(model, target, items, like, chosen), SideEffects(model, texts, like, chosen)
     single = _single_sizes(model, vector, chosen, max_kl, texts, operation, options)
-    tried = _Tried(make, effects, side, sign if operation == "add" else 1, split[0])
-    _search(optuna, tried, chosen, single, shape, max_kl, sign, trials, seed, operation, progress)
+    tried = _Tried(make, effects, side, split[0])
+    for way in (1, -1) if operation == "add" else (1,):
+        for layer in chosen:
+            tried.add({layer: way * single[layer]})
+    alone = _best(tried.trials, max_kl, sign)
+    way = 1 if next(iter(tried.trials[alone].weights.values())) > 0 else -1
+    _search(optuna, tried, chosen, single, way, shape, max_kl, sign, trials, seed, operation, progress)
     facts = {
         "target": target.describe(), "operation": operation, "shape": shape, "layers": chosen, "max_kl": max_kl,
         "sign": sign, "trials": trials, "random": random, "seed": seed, "items": len(own),
@@ -191,7 +196,7 @@ def choose_layers(
         "options": {name: str(value) for name, value in options.items()}, "model": describe(model),
         "versions": versions() | versions_of(["optuna"]),
     }  # fmt: skip
-    best, alone = _best(tried.trials, max_kl, sign), _best(tried.trials[: len(chosen)], max_kl, sign)
+    best = _best(tried.trials, max_kl, sign)
     cloud = None
     if operation != "add" and random:
         site = vector.site if isinstance(vector, SteeringVector) else "resid_post"
@@ -259,9 +264,9 @@ class _Tried:
     """What was tried: weights, plans, and what they did."""
 
     def __init__(
-        self, make: Callable[[Mapping[int, float]], Plan], effects: Effects, side: SideEffects, way: int, tune: Array
+        self, make: Callable[[Mapping[int, float]], Plan], effects: Effects, side: SideEffects, tune: Array
     ) -> None:
-        self._make, self._side, self._way, self._tune = make, side, way, tune
+        self._make, self._side, self._tune = make, side, tune
         self.effects = effects
         self.base = effects.values([Plan()])[0]
         self.trials: list[LayerTrial] = []
@@ -269,11 +274,13 @@ class _Tried:
         self.moved: list[Array] = []
 
     def add(self, weights: Mapping[int, float]) -> LayerTrial:
-        """Try weights."""
-        signed = {layer: self._way * weight for layer, weight in weights.items()}
-        plan = self._make(signed)
+        """Try weights, if they were not tried yet."""
+        known = next((one for one in self.trials if one.weights == weights), None)
+        if known is not None:
+            return known
+        plan = self._make(weights)
         moved = self.effects.values([plan])[0] - self.base
-        found = LayerTrial(signed, float(moved[self._tune].mean()), self._side.measure([plan])[0].kl)
+        found = LayerTrial(weights, float(moved[self._tune].mean()), self._side.measure([plan])[0].kl)
         self.trials.append(found)
         self.plans.append(plan)
         self.moved.append(moved)
@@ -281,10 +288,10 @@ class _Tried:
 
 
 def _search(
-    optuna: Any, tried: _Tried, chosen: list[int], single: Mapping[int, float], shape: str, max_kl: float, sign: int,
-    trials: int, seed: int, operation: str, progress: Progress | None,
+    optuna: Any, tried: _Tried, chosen: list[int], single: Mapping[int, float], way: int, shape: str, max_kl: float,
+    sign: int, trials: int, seed: int, operation: str, progress: Progress | None,
 ) -> None:  # fmt: skip
-    """Single layers, then what optuna proposes, knowing how they did."""
+    """What optuna proposes, once it was told how the single layers did."""
     low, high = min(single.values()) / 8, 2 * max(single.values())
     high = high if operation == "add" else MOST
     with _quietly(optuna):
@@ -299,7 +306,8 @@ def _search(
             if progress and number % 10 == 0:
                 progress("weights", number, len(chosen) + trials)
             trial = study.ask()
-            found = tried.add(_suggested(trial, chosen, low, high, shape))
+            weights = _suggested(trial, chosen, low, high, shape)
+            found = tried.add({layer: way * weight for layer, weight in weights.items()})
             trial.set_user_attr("kl", found.kl)
             study.tell(trial, (sign * found.tune_effect, found.kl))
     if progress:
