@@ -20,9 +20,9 @@ from torch import Tensor
 
 import steersman as sm
 
-LAYERS = 6
+LAYERS = 5
 #: What the sweep searches by itself: from a tenth to nine tenths of the depth.
-SEARCHED = (1, 2, 3, 4, 5)
+SEARCHED = (1, 2, 3, 4)
 POSITIVE, NEGATIVE = " great", " awful"
 FILLERS = (" the", " a", " is", " was", " of", " and", " good", " bad")
 #: Tokens of a prompt.

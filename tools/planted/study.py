@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -14,11 +14,11 @@ import steersman as sm
 from steersman.evaluation.items import Item
 from steersman.sweeping.measuring import Effects
 
-from .models import NEGATIVE, POSITIVE, Planted, bare, planted, population, prompts
+from .models import NEGATIVE, POSITIVE, Planted, population, prompts
 
 #: The settings of each sweep: as small as leaves the statistics what they are.
 PROMPTS, RANDOM, STRENGTHS, MAX_KL = 24, 39, (-1.0, 1.0), 0.1
-NEUTRAL = 8
+NEUTRAL = 6
 TARGET = sm.contrast(POSITIVE, NEGATIVE)
 
 
@@ -89,16 +89,6 @@ def _population(model: sm.SteeringModel) -> list[Item]:
     return _ITEMS
 
 
-def study(models: int = 200, progress: Callable[[int], None] = lambda done: None) -> tuple[list[Trial], list[Trial]]:
-    """Trials of models with a planted direction, and of models without."""
-    found: tuple[list[Trial], list[Trial]] = ([], [])
-    for seed in range(models):
-        found[0].append(trial(planted(seed), seed))
-        found[1].append(trial(bare(seed), seed))
-        progress(seed + 1)
-    return found
-
-
 def summary(with_one: Sequence[Trial], without: Sequence[Trial]) -> dict[str, Any]:
     """What the trials show, each share with Wilson's 95% interval."""
     everything = [*with_one, *without]
@@ -112,7 +102,6 @@ def summary(with_one: Sequence[Trial], without: Sequence[Trial]) -> dict[str, An
         "Kolmogorov-Smirnov": float(stats.kstest([t.p_value for t in without] - spread, "uniform").pvalue),
         "coverage": share([t.low <= t.truth <= t.high for t in everything]),
         "coverage of the chosen": share([t.chosen_low <= t.chosen_truth <= t.chosen_high for t in everything]),
-        "trials": [asdict(t) for t in everything],
     }
 
 
