@@ -50,6 +50,10 @@ class Plan:
                 raise InterventionError(
                     f"a plan holds interventions such as Add(vector, layers=10), got {type(item).__name__}"
                 )
+        if not isinstance(evidence, Mapping | None):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InterventionError(
+                f"the evidence of a plan is a mapping of JSON values, got {type(evidence).__name__}"
+            )
         object.__setattr__(self, "interventions", items)
         object.__setattr__(self, "evidence", container.as_stored(evidence, "the evidence of a plan"))
 
