@@ -13,7 +13,7 @@ export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help demo test test-quantised test-ray test-vllm lint types docs format bench bench-peers figures model model-card clean
+.PHONY: help demo test test-quantised test-ray test-vllm lint types docs format bench bench-peers figures planted model model-card clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -83,6 +83,9 @@ bench-peers: $(READY) ## extraction against other libraries, each in an environm
 
 figures: $(READY) ## draw the figures of the pages anew
 	$(BIN)/python -m tools.figures
+
+planted: $(READY) ## the study of planted directions, and its figure (some minutes of CPU time; goes on where it stopped)
+	$(BIN)/python -m tools.planted
 
 SEED ?= 0
 model: $(READY) ## train the embedded model's recipe into candidates/ (about 20 minutes of CPU time; SEED=1 for another seed)

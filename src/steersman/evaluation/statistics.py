@@ -72,7 +72,8 @@ def mean(
 
     A bootstrap sample draws sources, each with all its items, so the mean is the ratio of two sums over sources. The
     interval is bias-corrected and accelerated (BCa; Efron 1987, doi:10.1080/01621459.1987.10478410), by
-    :func:`scipy.stats.bootstrap`; percentile where BCa is not defined, because nothing varies as it needs.
+    :func:`scipy.stats.bootstrap`, at the level of :func:`expanded`; percentile where BCa is not defined, because
+    nothing varies as it needs.
 
     For a paired difference give the differences.
 
@@ -94,7 +95,7 @@ def mean(
     def ratio(total: Array, size: Array, axis: int = -1) -> Array:
         return total.sum(axis=axis) / size.sum(axis=axis)
 
-    interval, method = _bootstrap((sums, counts), ratio, level, resamples, seed)
+    interval, method = _bootstrap((sums, counts), ratio, expanded(level, len(names)), resamples, seed)
     return Estimate(value, *interval, len(found), len(names), method)
 
 
@@ -124,7 +125,8 @@ def statistic(
     def drawn(picks: Array) -> float:
         return compute(found[np.concatenate([members[int(pick)] for pick in picks])])
 
-    interval, method = _bootstrap((np.arange(len(names)),), drawn, level, resamples, seed, vectorized=False)
+    interval, method = _bootstrap((np.arange(len(names)),), drawn, expanded(level, len(names)), resamples, seed,
+                                  vectorized=False)  # fmt: skip
     return Estimate(value, *interval, len(found), len(names), method)
 
 
@@ -157,9 +159,26 @@ def ratio_of_means(
         picks = rng.integers(0, len(names), (resamples, len(names)))
         drawn.append(sums[picks].sum(1) / counts[picks].sum(1))
     ratios = drawn[0] / np.where(drawn[1] == 0, np.nan, drawn[1])
-    low, high = np.nanquantile(ratios, [(1 - level) / 2, (1 + level) / 2])
+    wide = expanded(level, count)
+    low, high = np.nanquantile(ratios, [(1 - wide) / 2, (1 + wide) / 2])
     uncertain = None if (drawn[1] > 0).all() or (drawn[1] < 0).all() else "the denominator is not told from zero"
     return Estimate(value, float(low), float(high), total, count, "percentile", uncertain)
+
+
+def expanded(level: float, sources: int) -> float:
+    """The level at which to read off a bootstrap of few sources, so that it covers the truth as often as asked.
+
+    A bootstrap knows the spread of n sources, not how uncertain that spread is, and underestimates it by
+    ``sqrt((n - 1) / n)``: with a dozen sources a 95% interval covers 90%. Read at the normal quantile
+    ``z' = sqrt(n / (n - 1)) t``, with t Student's quantile of n - 1 degrees of freedom, it is Student's interval where
+    the data are normal, and keeps its own skew where they are not (Hesterberg 2015, arXiv:1411.5279, section 4).
+
+    Args:
+        level: asked for.
+        sources: n, 2 at least.
+    """
+    student = float(stats.t.ppf((1 + level) / 2, sources - 1))
+    return 1 - 2 * float(stats.norm.sf(student * np.sqrt(sources / (sources - 1))))
 
 
 def share(held: Sequence[bool] | Array, sources: Sources = None) -> Estimate:

@@ -163,12 +163,17 @@ class Sweep:
         return float(np.mean(found))
 
     def plan(self, max_kl: float = 0.1, *, sign: int = 1) -> Plan:
-        """The plan of :meth:`best`."""
+        """The plan of :meth:`best`, with its row as evidence, which its file keeps."""
         chosen = self.best(max_kl, sign=sign)
         plan = self.plans.get((chosen.layer, chosen.strength))
         if plan is None:
             raise DataError("this sweep was loaded without its vector; plans= of Sweep.load(path, plans)")
-        return plan
+        return Plan(plan, {"kind": "sweep", "max_kl": max_kl, "row": asdict(chosen), **self._told()})
+
+    def _told(self) -> dict[str, Any]:
+        """What a plan's evidence repeats of the facts: enough to know what was searched, and on what."""
+        told = "target layers strengths operation random items seed prompts model versions"
+        return {name: self.facts[name] for name in told.split() if name in self.facts}
 
     def pareto(self, *, sign: int = 1) -> list[Row]:
         """The cells that no other beats in both effect and KL, by KL ascending."""
