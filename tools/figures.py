@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "docs" / "tutorials" / "circuits.md",)
+PAGES = (ROOT / "docs" / "tutorials" / "circuits.md", *sorted((ROOT / "docs" / "cookbook").glob("*.md")))
 IMAGES = ROOT / "docs" / "images"
 BLOCK = re.compile(r"```python\n(?P<code>.*?)```", re.DOTALL)
 

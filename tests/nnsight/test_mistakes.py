@@ -290,3 +290,8 @@ def test_it_opens_from_a_folder_and_by_name(dispatch: bool, tmp_path: Any) -> No
 def test_steersman_alone_loads_no_nnsight() -> None:
     code = "import sys, steersman; steersman.Plan; assert 'nnsight' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_model_prints_its_parts() -> None:
+    assert repr(opened()).startswith("GPT2LMHeadModel(\n  (transformer): GPT2Model(")
+    assert repr(opened().blocks[0]).startswith("GPT2Block(")

@@ -48,7 +48,7 @@ class ModuleEnvoy(Envoy):
         root = cast(Any, self.root)
         names = vars(root)
         blocks = names.get("_blocks_path")
-        name = names.get("_name") or type(root._module).__name__
+        name = names.get("_label") or type(root._module).__name__
         return Place(f"{self.path}.{key}", name, f"{root.path}.{blocks}" if blocks else "")
 
     def _resolve_envoy_class(self, module: nn.Module, path: str) -> type[Envoy]:

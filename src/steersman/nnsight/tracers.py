@@ -8,7 +8,8 @@ from typing import Any
 
 from nnsight.intervention.editing import EditingTracer
 from nnsight.intervention.tracer import InterleavingTracer, ScanningTracer
-from nnsight.tracing.tracer import Tracer, skip_context, skippable
+from nnsight.tracing.backend import Backend
+from nnsight.tracing.tracer import ExitTracingException, Tracer, skip_context, skippable
 
 from .envoys import Handoff
 from .steps import EveryStep, Steps, clock_of
@@ -16,8 +17,26 @@ from .unsaved import known_names, leave_notes
 from .values import Place, served
 
 
+def finish(kind: type[Tracer], tracer: Any, exc: tuple[Any, Any, Any]) -> Any:
+    """Leave the block of a trace: run it here, or send it away."""
+    if type(tracer.backend) is Backend or not (exc[0] is None or issubclass(exc[0], ExitTracingException)):
+        return kind.__exit__(tracer, *exc)
+    from .sending import sending  # where it is sent from only
+
+    with sending(tracer):
+        return kind.__exit__(tracer, *exc)
+
+
 class Trace(InterleavingTracer):
     """A trace. ``with tracer.all():`` acts at every step, and the statements after it are run too."""
+
+    @property
+    def model(self) -> Any:
+        """The model that is traced."""
+        return self.envoy
+
+    def __exit__(self, *exc: Any) -> Any:
+        return finish(InterleavingTracer, self, exc)
 
     @property
     def iter(self) -> Steps:
@@ -58,6 +77,12 @@ class Scan(Trace, ScanningTracer):
 
 class Session(Tracer):
     """Several traces that share values."""
+
+    #: the model whose session it is
+    model: Any = None
+
+    def __exit__(self, *exc: Any) -> Any:
+        return finish(Tracer, self, exc)
 
     def execute(self, code: CodeType) -> None:
         """Run the block, and leave a note for each name that it did not bring out."""

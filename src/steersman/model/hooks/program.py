@@ -127,9 +127,12 @@ class SiteProgram:
 class Program:
     """The plans of a batch, compiled: what to do at each site, and which conditions to read where."""
 
+    sites: dict[Place, SiteProgram]
+    conditions: dict[When, set[int]]
+
     def __init__(self, plans: Sequence[Sequence[Action]]) -> None:
         self.plans = plans
-        self.sites: dict[Place, SiteProgram] = {}
+        self.sites = {}
         places = {(action.component, action.layer) for actions in plans for action in actions}
         signatures: Signatures = {}
         for place in places:
@@ -137,7 +140,7 @@ class Program:
         conditions = [
             (number, action.when) for number, actions in enumerate(plans) for action in actions if action.when
         ]
-        self.conditions: dict[When, set[int]] = {}
+        self.conditions = {}
         for number, when in conditions:
             self.conditions.setdefault(when, set()).add(number)
         self.clean_first = any(_acts_before(plans[number], when) for number, when in conditions)
