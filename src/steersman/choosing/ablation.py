@@ -26,11 +26,12 @@ from ..errors import DataError
 from ..evaluation import statistics
 from ..evaluation.controls import RANDOM_DIRECTIONS, random_directions, token_activations
 from ..evaluation.neutral import default_texts
-from ..evaluation.provenance import describe, versions
+from ..evaluation.provenance import versions
 from ..evaluation.statistics import Estimate
 from ..evaluation.targets.base import Target, prompt_sources
 from ..extraction.activations import visit
 from ..model import SteeringModel
+from ..model.provenance import describe
 from ..model.tokens import Prompt, Prompts, listed
 from ..operations import Ablate, Add
 from ..plan import Plan

@@ -22,10 +22,11 @@ from ..evaluation.items import Array
 from ..evaluation.metrics.budget import SMALL, TOLERANCE, strength_at
 from ..evaluation.metrics.dose import scaled
 from ..evaluation.neutral import default_texts
-from ..evaluation.provenance import describe, versions
+from ..evaluation.provenance import versions
 from ..evaluation.statistics import Estimate
 from ..evaluation.targets.base import LogitTarget, Target, prompt_sources
 from ..model import SteeringModel
+from ..model.provenance import describe
 from ..model.tokens import Prompts, listed
 from ..operations import Add
 from ..plan import Plan, PlanLike

@@ -20,11 +20,12 @@ from ..evaluation import statistics
 from ..evaluation.controls import RANDOM_DIRECTIONS, Cloud, random_directions, token_activations
 from ..evaluation.items import Array
 from ..evaluation.neutral import default_texts
-from ..evaluation.provenance import describe, versions
+from ..evaluation.provenance import versions
 from ..evaluation.statistics import Estimate
 from ..evaluation.targets.base import prompt_sources
 from ..extraction import activations
 from ..model import SteeringModel
+from ..model.provenance import describe
 from ..model.tokens import Prompts, listed
 from ..sites import Indices, layer_indices
 from ..vector import SteeringVector

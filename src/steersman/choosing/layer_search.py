@@ -23,11 +23,12 @@ from ..evaluation import statistics
 from ..evaluation.controls import Cloud, random_plans, token_activations
 from ..evaluation.items import Array, sources_of
 from ..evaluation.neutral import default_texts
-from ..evaluation.provenance import describe, versions
+from ..evaluation.provenance import versions
 from ..evaluation.statistics import Estimate
 from ..evaluation.targets.base import LogitTarget
 from ..installed import versions as versions_of
 from ..model import SteeringModel
+from ..model.provenance import describe
 from ..model.tokens import Prompts
 from ..operations import Ablate, Add, Rotate
 from ..plan import Plan
