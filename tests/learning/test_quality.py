@@ -55,6 +55,14 @@ def test_pairs_that_share_nothing_show_nothing() -> None:
     assert abs(np.mean([one.split_half for one in found if one is not None])) < 0.05
 
 
+def test_pairs_that_contradict_each_other_have_no_agreement_at_full_length() -> None:
+    shift = torch.linspace(-1, 1, 16, dtype=torch.float64)
+    found = consistency(torch.stack([shift, -shift]), torch.zeros(2, 16, dtype=torch.float64), names(2))
+    assert found is not None
+    assert (found.split_half, found.r_squared) == (pytest.approx(-1), pytest.approx(-1 / 2))
+    assert found.split_half_full is None
+
+
 def test_the_figures_by_hand() -> None:
     positive, negative = pairs(20, 2)
     found, differences = consistency(positive, negative, names(20)), positive - negative
