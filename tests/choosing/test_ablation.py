@@ -15,6 +15,7 @@ import steersman as sm
 from steersman.errors import DataError
 
 WORDS = (" the", " a", " is", " was", " of", " and")
+NEUTRAL = ["".join(words) for words in itertools.permutations((*WORDS, " good"), 7)][::500]
 TARGET = sm.contrast(" great", " awful")
 
 
@@ -60,7 +61,9 @@ def planted():
 @pytest.fixture(scope="module")
 def chosen(planted):
     model, _ = planted
-    return sm.choose_ablation(model, prompts(" bad"), prompts(" good"), target=TARGET, max_kl=0.0045, random=19)
+    return sm.choose_ablation(
+        model, prompts(" bad"), prompts(" good"), target=TARGET, max_kl=0.0045, random=19, neutral=NEUTRAL
+    )
 
 
 def test_the_planted_direction_is_found(planted, chosen) -> None:
