@@ -15,6 +15,7 @@ import steersman as sm
 from steersman.errors import DataError
 
 WORDS = (" the", " a", " is", " was", " of", " and")
+NEUTRAL = ["".join(words) for words in itertools.permutations((*WORDS, " good"), 7)][::500]
 TARGET = sm.contrast(" great", " awful")
 
 
@@ -60,7 +61,16 @@ def planted():
 @pytest.fixture(scope="module")
 def chosen(planted):
     model, _ = planted
-    return sm.choose_ablation(model, prompts(" bad"), prompts(" good"), target=TARGET, max_kl=0.0045, random=19)
+    return sm.choose_ablation(
+        model,
+        prompts(" bad"),
+        prompts(" good"),
+        target=TARGET,
+        layers=[0, 1, 2],
+        max_kl=0.0045,
+        random=19,
+        neutral=NEUTRAL,
+    )
 
 
 def test_the_planted_direction_is_found(planted, chosen) -> None:
@@ -120,7 +130,7 @@ def test_the_scores_are_those_of_plain_hooks(planted, chosen) -> None:
 
 def test_the_choice_is_the_least_bypass_of_those_allowed(chosen) -> None:
     table = chosen.frame()
-    assert set(table.layer) == {0, 1, 2, 3}
+    assert set(table.layer) == {0, 1, 2}
     assert set(table.position) == {-1, -2}  # " is the": what all prompts end with
     assert (table.allowed == ((table.induce > 0) & (table.kl < 0.0045))).all()
     best = table[table.allowed].sort_values("bypass").iloc[0]

@@ -11,7 +11,7 @@ from scipy import stats
 from steersman.charts.layout import Axis, Panel, Sign, Ticks, band_sign, data_of, headline, legend, line_sign, rule_sign
 from steersman.charts.svg import MARGIN, SMALL, WIDTH, Drawing
 
-HEIGHT, ROW = 230.0, 30.0
+HEIGHT, ROW = 230.0, 42.0
 LEFT = MARGIN + 34.0
 
 
@@ -60,20 +60,20 @@ def _shares(drawing: Drawing, summary: dict[str, Any], top: float) -> float:
     rows = [
         ("layer found", "the planted layer is chosen", None),
         ("coverage", "the 95% interval holds the truth", 0.95),
-        ("coverage of the chosen", "the same of the chosen cell, on kept items", 0.95),
+        ("coverage of the chosen", "the same of the chosen cell, 12 kept items", 0.95),
         ("p <= .05 without", "p at most .05 where nothing is", 0.05),
     ]
-    start = LEFT + 250.0
-    axis = Axis(0.0, 1.0, start, WIDTH - MARGIN - 130)
+    axis = Axis(0.0, 1.0, MARGIN + 4, WIDTH - MARGIN - 4)
     for number, (name, label, wanted) in enumerate(rows):
-        y, share = top + ROW * (number + 0.6), summary[name]
-        drawing.text(MARGIN, y + 4, label, "ink", size=SMALL)
-        drawing.line(axis.start, y, axis.end, y, "grid-line")
+        y, share = top + ROW * (number + 1) - 8, summary[name]
+        said = f"{share['share']:.1%}  [{share['low']:.1%}, {share['high']:.1%}]"
+        should = "" if wanted is None else f" (should be {wanted:.0%})"
+        drawing.text(MARGIN, y - 10, f"{label}{should}", "ink", size=SMALL)
+        drawing.text(WIDTH - MARGIN, y - 10, said, "soft", size=SMALL, anchor="end")
+        drawing.line(axis.start, y, axis.end, y, "grid-line", width=2.0)
         if wanted is not None:
-            drawing.line(axis.at(wanted), y - 9, axis.at(wanted), y + 9, "ink-line", dash="4 3")
-        drawing.line(axis.at(share["low"]), y, axis.at(share["high"]), y, "s0-line", width=2.0)
+            drawing.line(axis.at(wanted), y - 7, axis.at(wanted), y + 7, "ink-line", dash="3 2")
+        drawing.line(axis.at(share["low"]), y, axis.at(share["high"]), y, "s0-line", width=3.0)
         data = data_of(share=name, value=share["share"], low=share["low"], high=share["high"])
         drawing.circle(axis.at(share["share"]), y, 4.0, "s0", data=data)
-        said = f"{share['share']:.1%}  [{share['low']:.1%}, {share['high']:.1%}]"
-        drawing.text(axis.end + 12, y + 4, said, "soft", size=SMALL)
     return top + ROW * (len(rows) + 0.2)

@@ -150,6 +150,8 @@ def choose_ablation(
     ids = [model.tokens.encode_all(list(side)) for side in sides]
     texts = tuple(neutral) if neutral is not None else default_texts(model.shape.name)
     places = _positions([*ids[0], *ids[1]], positions)
+    if random:
+        model.check_length(model.tokens.encode_all(list(texts)))
 
     def some(side: int, part: int) -> list[Prompt]:
         return [sides[side][i] for i in split[side][part]]

@@ -249,7 +249,7 @@ def _measured(
     if factor > most:
         factor, kl = most, spent(most)
     there = arms(scaled(plan, factor))
-    small = min(SMALL, factor)
+    small = SMALL * factor  # a part of what spends the budget, so that the vector's length makes no difference
     fisher = 2 * spent(small) / small**2
     values = there.under([there.steered.plan, scaled(plan, small), scaled(plan, -small)])
     controls = there.controls

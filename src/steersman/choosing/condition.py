@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..conditions import Measure, When
-from ..errors import DataError, MismatchError
+from ..errors import DataError
 from ..evaluation import statistics
 from ..evaluation.controls import RANDOM_DIRECTIONS, Cloud, random_directions, token_activations
 from ..evaluation.items import Array
@@ -27,12 +27,12 @@ from ..extraction import activations
 from ..model import SteeringModel
 from ..model.provenance import describe
 from ..model.tokens import Prompts, listed
-from ..sites import Indices, layer_indices
+from ..sites import Indices
+from ..sweeping.cells import Direction
 from ..vector import SteeringVector
 from .splitting import parts
 from .thresholds import Cut, best_cut, f1
-
-Direction = SteeringVector | Tensor
+from .where import layers_of
 
 
 @dataclass(frozen=True)
@@ -134,8 +134,11 @@ def choose_condition(
         prompt_sources(negative_sources, len(given[1])),
     ]
     split = [parts(own, [tune], f"{name} prompts", seed) for own, name in zip(sources, ("positive", "negative"))]  # noqa: B905
-    chosen = _layers(model, vector, layers)
+    chosen = layers_of(model, vector, layers)
     When(vector, chosen[0], above=0.0, measure=measure)  # what is wrong with either shows here
+    texts = list(neutral) if neutral is not None else list(default_texts(model.shape.name))
+    if random:
+        model.check_length(model.tokens.encode_all(texts))
     acts = activations(model, [*given[0], *given[1]], layers=chosen)
     labels = np.r_[np.ones(len(given[0]), bool), np.zeros(len(given[1]), bool)]
     tuning, reporting = (np.r_[split[0][part], split[1][part] + len(given[0])] for part in (0, 1))
@@ -148,7 +151,7 @@ def choose_condition(
     held, truth = cut.holds(scores[best][reporting]), labels[reporting]
     groups = np.array([f"+{s}" for s in sources[0]] + [f"-{s}" for s in sources[1]])[reporting]
     found = _f1(truth, held, groups, seed)
-    drawn = _random(model, vector, acts, chosen, labels, tuning, reporting, measure, random, neutral, seed)
+    drawn = _random(model, vector, acts, chosen, labels, tuning, reporting, measure, random, texts, seed)
     return ConditionChoice(
         When(vector, best, above=cut.threshold if cut.above else None, below=None if cut.above else cut.threshold,
              measure=measure),
@@ -159,22 +162,6 @@ def choose_condition(
         {"tune_prompts": len(tuning), "report_prompts": len(reporting), "layers": chosen, "random": random,
          "seed": seed, "model": describe(model), "versions": versions()},
     )  # fmt: skip
-
-
-def _layers(model: SteeringModel, vector: Direction, layers: str | Indices) -> list[int]:
-    if isinstance(vector, SteeringVector):
-        vector.check(model.shape)
-    elif tuple(vector.shape) != (model.d_model,):
-        raise MismatchError(
-            f"the direction has shape {tuple(vector.shape)}, but {model.shape.name} has [{model.d_model}]"
-        )
-    own = list(vector.layers) if isinstance(vector, SteeringVector) else list(range(model.n_layers))
-    indices = layer_indices(layers)
-    found = own if indices is None else sorted({model.shape.layer(i, "layers=") for i in indices})
-    missing = [layer for layer in found if layer not in own]
-    if missing:
-        raise MismatchError(f"the vector has no direction for layer {missing[0]}; it has {own}")
-    return found
 
 
 def _at(vector: Direction, layer: int) -> Tensor:
@@ -213,13 +200,12 @@ def _share(held: Array, groups: Array) -> Estimate:
 
 def _random(
     model: SteeringModel, vector: Direction, acts: Any, chosen: list[int], labels: Array, tuning: Array,
-    reporting: Array, measure: Measure, n: int, neutral: Sequence[str] | None, seed: int,
+    reporting: Array, measure: Measure, n: int, texts: Sequence[str], seed: int,
 ) -> list[float]:  # fmt: skip
     """The F1 that random directions come to by the same search."""
     if not n:
         return []
-    texts = list(neutral) if neutral is not None else list(default_texts(model.shape.name))
-    cloud = Cloud.of(token_activations(model, texts, layers=chosen))
+    cloud = Cloud.of(token_activations(model, list(texts), layers=chosen))
     scores = {
         layer: _scores(
             acts[layer], random_directions(_at(vector, layer).float(), n, seed=seed, cloud=cloud.values[layer]), measure

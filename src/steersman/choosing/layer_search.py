@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..charts import dose_response, write
-from ..errors import DataError, InterventionError, MismatchError, UnsupportedError
+from ..errors import DataError, InterventionError, UnsupportedError
 from ..evaluation import statistics
 from ..evaluation.controls import Cloud, random_plans, token_activations
 from ..evaluation.items import Array, sources_of
@@ -32,12 +32,13 @@ from ..model.provenance import describe
 from ..model.tokens import Prompts
 from ..operations import Ablate, Add, Rotate
 from ..plan import Plan
-from ..sites import Indices, layer_indices
+from ..sites import Indices
 from ..sweeping import calibrate
 from ..sweeping.cells import Direction
 from ..sweeping.measuring import Effects, SideEffects
 from ..vector import SteeringVector
 from .kernel import Kernel
+from .where import layers_of
 
 Shape = Literal["kernel", "weights"]
 Progress = Callable[[str, int, int], None]
@@ -226,17 +227,7 @@ def _checked(
         raise DataError(f"sign={sign!r}: give 1 for a target that should rise, -1 for one that should fall")
     if trials < 1 or random < 0:
         raise DataError(f"trials={trials!r}, random={random!r}: give at least one trial, and 0 or more directions")
-    own = list(vector.layers) if isinstance(vector, SteeringVector) else list(range(model.n_layers))
-    if isinstance(vector, SteeringVector):
-        vector.check(model.shape)
-    if layers == "auto":
-        found = [layer for layer in own if 0.1 * model.n_layers <= layer < 0.9 * model.n_layers] or own
-    else:
-        indices = layer_indices(layers)
-        found = own if indices is None else sorted({model.shape.layer(i, "layers=") for i in indices})
-    missing = [layer for layer in found if layer not in own]
-    if missing:
-        raise MismatchError(f"the vector has no direction for layer {missing[0]}; it has {own}")
+    found = layers_of(model, vector, layers)
     if len(found) < 2:
         raise DataError(f"layers={found}: a search over layers needs two or more")
     return found
