@@ -48,7 +48,7 @@ def test_first_stages_say_what_they_dropped(steer, model, vectors, prompts, tmp_
     found = steer(*given, "-o", tmp_path / "run")
     assert found.code == 0, found.err
     assert "first-order screening on 4 tuning items kept 2 of 3 layers and dropped layer" in found.out
-    assert "halving on 1 tuning items dropped 3 of 6 cells" in found.out
+    assert "halving on 1 tuning item dropped 3 of 6 cells" in found.out
     assert "First stage: first-order screening" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     document = steer(*given, "-o", tmp_path / "run", "--json").json
     lost = [row for row in document["rows"] if row["stage"]]

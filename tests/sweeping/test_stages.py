@@ -324,3 +324,20 @@ class TestTheTestIsHonest:
         with pytest.raises(DataError, match="scale"):
             max_statistic([1.0, np.nan], [[1.0, 2.0]])
         assert np.isnan(max_statistic([1.0, np.nan], [[1.0, 2.0]], scale=False)[1])
+
+
+def test_what_was_dropped_is_said_in_a_sentence_for_each_stage() -> None:
+    from steersman.sweeping.stages import said
+
+    facts = {"screen": {"kept": [5], "dropped": [0, 1, 2, 3, 7, 9, 10], "items": 6},
+             "halving": {"first": 1, "rounds": [{"items": 1, "cells": 6, "dropped": 3}]}}  # fmt: skip
+    dropped = [{"stage": "screening", "layer": layer, "strength": None, "items": 6} for layer in (0, 1)]
+    dropped += [
+        {"stage": "halving", "layer": layer, "strength": s, "items": 1} for s, layer in ((1.0, 5), (-1.0, 5), (-1.0, 6))
+    ]
+    screening, halving = said(facts, dropped)
+    assert (
+        "on 6 tuning items kept 1 of 8 layers and dropped layers 0 to 3, 7, 9, 10; p-values hold for all" in screening
+    )
+    assert "on 1 tuning item dropped 3 of 6 cells (at -1 layers 5, 6; at +1 layer 5)" in halving
+    assert said({}, []) == []

@@ -98,13 +98,17 @@ def _backward(
             stack.callback(model.architecture.tap(*place).attach(nudged(place)).remove)
         for layer in reads:
             stack.callback(model.architecture.tap("resid_post", layer).attach(kept(layer)).remove)
-        logits = model.architecture.hf(**model.forward_arguments(batch), use_cache=False).logits
-        logs = logits.float().log_softmax(-1)
+        arguments = model.forward_arguments(batch)
+        if model.architecture.keeps_logits:
+            arguments["logits_to_keep"] = max(text.scored for text in texts)
+        logits = model.architecture.hf(**arguments, use_cache=False).logits
         terms = [
-            weight * logs[row, logits.shape[1] - text.scored + step, token]
+            (row, logits.shape[1] - text.scored + step, token, weight)
             for row, (text, own) in enumerate(zip(texts, asked, strict=True))
             for step, token, weight in own
         ]
-        total = torch.stack(terms).sum()
+        row, column, token, weight = zip(*terms, strict=True)
+        logs = logits[list(row), list(column)].float().log_softmax(-1)[range(len(terms)), list(token)]
+        total = logs @ torch.tensor(weight, dtype=logs.dtype, device=logs.device)
         slopes = torch.autograd.grad(total, [nudges[place] for place in places])
     return stood, {place: slope.detach().double() for place, slope in zip(places, slopes, strict=True)}, hidden

@@ -20,7 +20,8 @@ def split_of(sources: Sequence[str], seed: int) -> tuple[Array, Array | None, li
     if len(set(sources)) < 4:
         note = "too few sources to keep some from the choice: nothing is reported on items it was not made on"
         return np.arange(len(sources)), None, [note]
-    return *statistics.split_by_source(sources, seed=seed), []
+    tune, report = statistics.split_by_source(sources, seed=seed)
+    return tune, report, []
 
 
 def rows_of(

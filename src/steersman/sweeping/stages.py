@@ -63,26 +63,38 @@ def said(facts: Mapping[str, Any], dropped: Sequence[Mapping[str, Any]]) -> list
     if "screen" in facts:
         screen = facts["screen"]
         found.append(
-            f"first-order screening on {screen['items']} tuning items kept {len(screen['kept'])} of "
+            f"first-order screening on {_items(screen['items'])} kept {len(screen['kept'])} of "
             f"{len(screen['kept']) + len(screen['dropped'])} layers and dropped {_listed(screen['dropped'])}; "
             "p-values hold for all of them, random directions having been screened by the same rule"
         )
     if "halving" in facts:
         for one in facts["halving"]["rounds"]:
-            cells = [
-                f"{cell['layer']} at {cell['strength']:+g}"
-                for cell in dropped
-                if cell["stage"] == "halving" and cell["items"] == one["items"]
-            ]
+            lost: dict[float, list[int]] = {}
+            for cell in dropped:
+                if cell["stage"] == "halving" and cell["items"] == one["items"]:
+                    lost.setdefault(cell["strength"], []).append(cell["layer"])
+            cells = "; ".join(f"at {s:+g} {_listed(layers)}" for s, layers in sorted(lost.items()))
             found.append(
-                f"halving on {one['items']} tuning items dropped {one['dropped']} of {one['cells']} cells (layers "
-                f"{', '.join(cells)}), and as many of each random direction"
+                f"halving on {_items(one['items'])} dropped {one['dropped']} of {one['cells']} cells ({cells}), random "
+                "directions having been halved by the same rule"
             )
     return found
 
 
+def _items(count: int) -> str:
+    return "1 tuning item" if count == 1 else f"{count} tuning items"
+
+
 def _listed(layers: Sequence[int]) -> str:
-    return f"{'layer' if len(layers) == 1 else 'layers'} {', '.join(map(str, layers))}"
+    """Layers in words, three and more in a row as a range."""
+    runs: list[list[int]] = []
+    for layer in sorted(layers):
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    parts = [f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs]
+    return f"{'layer' if len(layers) == 1 else 'layers'} {', '.join(parts)}"
 
 
 def searched(

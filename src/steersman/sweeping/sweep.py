@@ -142,14 +142,18 @@ def _measure(
     for number, layer in enumerate(grid.layers):
         if progress:
             progress(f"layer {layer}", number, len(grid.layers))
-        own = [grid.plan(grid.vector, layer, s) for s in left.strengths(layer, grid)]
-        if own:
-            done.get(f"effect {layer}", lambda own=own: measure.values(own))
-            done.get(f"kl {layer}", lambda own=own: [[e.kl, e.kl_p95, e.top1, e.tokens] for e in side.measure(own)])
-        if grid.drawn:
-            done.get(f"random {layer}", lambda layer=layer: random_effects(measure, grid, left, layer))
+        _layer(done, measure, side, grid, left, layer)
     if progress:
         progress("layers", len(grid.layers), len(grid.layers))
+
+
+def _layer(done: Finished, measure: Measurer, side: SideEffects, grid: Grid, left: Search, layer: int) -> None:
+    own = [grid.plan(grid.vector, layer, s) for s in left.strengths(layer, grid)]
+    if own:
+        done.get(f"effect {layer}", lambda: measure.values(own))
+        done.get(f"kl {layer}", lambda: [[e.kl, e.kl_p95, e.top1, e.tokens] for e in side.measure(own)])
+    if grid.drawn:
+        done.get(f"random {layer}", lambda: random_effects(measure, grid, left, layer))
 
 
 def _check_counts(*, random: int, screen: int | None, halving: int | None) -> None:
