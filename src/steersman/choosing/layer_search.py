@@ -287,10 +287,11 @@ def _search(
     low, high = min(single.values()) / 8, 2 * max(single.values())
     high = high if operation == "add" else MOST
     with _quietly(optuna):
+        newer = hasattr(optuna.trial.Trial, "set_constraint")  # optuna 5 tells constraints trial by trial
+        older = {} if newer else {"constraints_func": lambda trial: (trial.user_attrs["over"],)}
         sampler = optuna.samplers.TPESampler(
-            multivariate=True, seed=seed, n_startup_trials=min(60, max(1, trials // 3)),
-            constraints_func=lambda trial: (trial.user_attrs["kl"] - max_kl,),
-        )  # fmt: skip
+            multivariate=True, seed=seed, n_startup_trials=min(60, max(1, trials // 3)), **older
+        )
         study = optuna.create_study(sampler=sampler, directions=["maximize", "minimize"])
         for layer in chosen:
             study.enqueue_trial(_alone(chosen, layer, single[layer], shape))
@@ -300,7 +301,9 @@ def _search(
             trial = study.ask()
             weights = _suggested(trial, chosen, low, high, shape)
             found = tried.add({layer: way * weight for layer, weight in weights.items()})
-            trial.set_user_attr("kl", found.kl)
+            if newer:
+                trial.set_constraint("over", found.kl - max_kl)
+            trial.set_user_attr("over", found.kl - max_kl)
             study.tell(trial, (sign * found.tune_effect, found.kl))
     if progress:
         progress("weights", len(chosen) + trials, len(chosen) + trials)
