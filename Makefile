@@ -13,7 +13,7 @@ export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help demo test test-quantised test-ray test-vllm lint types format bench bench-peers figures model model-card clean
+.PHONY: help demo test test-quantised test-ray test-vllm lint types docs format bench bench-peers figures model model-card clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -63,6 +63,10 @@ lint: $(READY) ## style and floors
 
 types: $(READY) ## pyright, strict on the package
 	$(BIN)/pyright
+
+docs: $(READY) ## build the documentation into site/, strictly
+	@test -x $(BIN)/mkdocs || $(PIP) install -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 format: $(READY) ## put the code into shape
 	$(BIN)/ruff format src tests tools benchmarks

@@ -13,7 +13,7 @@ _PUBLIC = {
         ["Ablate", "Add", "Affine", "Clamp", "Custom", "Erase", "Mean", "Replace", "Resample", "Rotate", "Zero"],
         "operations",
     ),
-    **dict.fromkeys(["attention", "block", "heads", "mlp", "multiple_choice", "neurons", "site"], "sites"),
+    **dict.fromkeys(["attention", "block", "heads", "mlp", "neurons", "site"], "sites"),
     **dict.fromkeys(["When", "schedule"], "conditions"),
     **dict.fromkeys(
         [

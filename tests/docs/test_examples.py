@@ -30,7 +30,7 @@ def test_the_page_says_what_happens(page: Path, tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"__name__": "example"}
     text, update = page.read_text(encoding="utf-8"), bool(os.environ.get("UPDATE_EXAMPLES"))
-    replaced = text
+    shown_anew: list[tuple[tuple[int, int], str]] = []
     for number, block in enumerate(blocks(page)):
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
@@ -42,8 +42,12 @@ def test_the_page_says_what_happens(page: Path, tmp_path: Path, monkeypatch: pyt
         if shown is None:
             assert not printed.getvalue().strip(), f"{page.name} prints without showing it:\n{printed.getvalue()}"
         elif update:
-            replaced = replaced.replace(f"```text\n{shown}```", f"```text\n{printed.getvalue().rstrip()}\n```")
+            shown_anew.append((block.span("shown"), f"{printed.getvalue().rstrip()}\n"))
         else:
             assert printed.getvalue().rstrip() == shown.rstrip()
     if update:
-        page.write_text(replaced, encoding="utf-8")
+        for (start, end), printed_text in reversed(
+            shown_anew
+        ):  # from the end, so that earlier places stay where they are
+            text = text[:start] + printed_text + text[end:]
+        page.write_text(text, encoding="utf-8")
