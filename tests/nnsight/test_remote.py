@@ -76,7 +76,7 @@ def generated(model: Any, backend: Any) -> Any:
 
 
 def generated_by_a_plan(model: Any, backend: Any) -> Any:
-    several = [sm.Add(HAPPY, sm.schedule([2.0, 1.0]), layers=8), sm.Clamp(HAPPY, 3.0, side="below", layers=[9, 10])]
+    several = [sm.Add(HAPPY, sm.schedule([2.0, 1.0]), layers=8), sm.Clamp(HAPPY, 3.0, side="above", layers=[8, 10])]
     with model.generate(PROMPTS, max_new_tokens=6, **backend) as tracer:
         apply(several, model)
         ids = tracer.result.save()

@@ -36,9 +36,10 @@ from .compiling import compiled
 from .envoys import Handoff
 from .layout import Layout
 from .names import Site
+from .served import Outputs
 from .steering import Condition
 from .unsaved import bound, known_names, leave_notes
-from .values import Activation, Outputs
+from .values import Activation
 
 PACKAGE = __name__.partition(".")[0]
 

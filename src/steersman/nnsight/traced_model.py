@@ -84,7 +84,12 @@ class TracedModel(ModuleEnvoy, nnsight.LanguageModel):
                 f"{self._label} is called plainly, where its edits do not act: they live in traces. Use "
                 "edited.trace(...) or edited.generate(...); for plain calls make the edit with SteeringModel.edit(plan)"
             )
-        return nnsight.LanguageModel.__call__(self, *args, **options)
+        interleaver: Any = self.interleaver
+        interleaver.knowingly = True  # the unedited model was asked for by name
+        try:
+            return nnsight.LanguageModel.__call__(self, *args, **options)
+        finally:
+            interleaver.knowingly = False
 
     def _out_of_order(self, error: OutOfOrderError) -> TraceError:
         place = self._place("output")._replace(location=str(error).split("'")[1].rpartition(".i")[0])

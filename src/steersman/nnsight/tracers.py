@@ -12,9 +12,11 @@ from nnsight.tracing.backend import Backend
 from nnsight.tracing.tracer import ExitTracingException, Tracer, skip_context, skippable
 
 from .envoys import Handoff
+from .plain_calls import watch
+from .served import served
 from .steps import EveryStep, Steps, clock_of
 from .unsaved import known_names, leave_notes
-from .values import Place, served
+from .values import Place
 
 
 def finish(kind: type[Tracer], tracer: Any, exc: tuple[Any, Any, Any]) -> Any:
@@ -47,7 +49,7 @@ class Trace(InterleavingTracer):
         """Every forward pass, as a block or as a loop."""
         return Steps(self)
 
-    @Handoff  # pyright: ignore[reportArgumentType]
+    @Handoff
     def result(self, value: Any) -> Any:
         """What the traced call returned: for ``generate`` the token ids."""
         return served(value, Place("result", "the call", ""))
@@ -128,3 +130,4 @@ class Edit(EditingTracer):
         worker = EveryStep(code, frame.f_globals, dict(frame.f_locals), copy=True, node=self.node)
         worker.clock = clock_of(self.envoy)
         self.envoy._edits.append(worker)  # pyright: ignore[reportOptionalMemberAccess, reportPrivateUsage]
+        watch(self.envoy)
