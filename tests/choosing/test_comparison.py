@@ -129,3 +129,18 @@ def test_mistakes_are_told_before_anything_runs(changes: dict, error: type, word
     with counting_passes(model.hf) as passes, pytest.raises(error, match=words):
         sm.compare(model, **given)
     assert not passes
+
+
+def test_the_best_is_named_by_the_tuning_items_even_where_another_wins_on_the_others() -> None:
+    from steersman.choosing.comparison import _Measured, _side_by_side
+
+    tune, report = np.arange(10), np.arange(10, 20)
+    moved = {"tuned": np.r_[np.full(10, 2.0), np.arange(10.0)], "lucky": np.r_[np.ones(10), np.arange(10.0) + 5]}
+    rows = [
+        _Measured(name, sm.Plan(), 1.0, 0.1, True, values, np.zeros((0, 20)), values) for name, values in moved.items()
+    ]
+    facts = {"sign": 1, "seed": 0, "target": {"unit": "nats"}, "max_kl": 0.1}
+    found = _side_by_side(rows, [str(i) for i in range(20)], (tune, report), None, facts)
+    assert found.best.name == "tuned"
+    assert found["tuned"].behind is None
+    assert found["lucky"].behind.value == 5

@@ -52,6 +52,14 @@ def test_of_equal_cuts_the_one_with_room_around_it_is_kept() -> None:
     assert best_cut(scores, np.array([True, True, False, False]), above=True).f1 == pytest.approx(2 * 1 / (2 + 3))
 
 
+def test_of_two_cuts_on_one_side_the_wider_is_kept_and_equal_scores_are_never_parted() -> None:
+    labels = np.array([False, True, False, False, True])  # 4 / 6 above the first, 2 / 3 above the last but one
+    assert best_cut(np.array([0.0, 5, 6, 7, 8]), labels, above=True).threshold == 2.5
+    assert best_cut(np.array([0.0, 1, 2, 3, 9]), labels, above=True).threshold == 6
+    tied = best_cut(np.array([0.0, 0, 1, 1]), np.array([False, True, True, True]))
+    assert (tied.f1, tied.threshold) == (0.8, 0.5)
+
+
 @pytest.fixture(scope="module")
 def chosen():
     """Prompts that end in one word or another, read along the difference of others of their kind."""
