@@ -9,11 +9,11 @@ import sys
 import warnings
 from functools import cache
 
-import nnsight
 import pytest
 import torch
 from tests.model.running import fresh_model, steering_model
 
+import nnsight
 from steersman.errors import (
     InterventionError,
     MismatchError,
