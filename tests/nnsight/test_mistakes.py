@@ -13,6 +13,7 @@ import pytest
 import torch
 from tests.model.running import fresh_model, steering_model
 
+import nnsight
 from steersman.errors import (
     InterventionError,
     MismatchError,
@@ -219,6 +220,14 @@ def test_versions_outside_the_tested_range_are_refused_with_the_fix() -> None:
 def test_steersman_alone_loads_no_nnsight() -> None:
     code = "import sys, steersman; steersman.Plan; assert 'nnsight' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_block_output_in_a_saved_list_is_a_tensor_after_the_trace() -> None:
+    model = opened()
+    with model.trace(["a b", "b a"]):
+        kept = nnsight.save([model.transformer.h[1].output])
+    assert kept[0][1].shape == kept[0].shape[1:], "row 1, and no item of a tuple"
+    assert len(kept[0]) == 2
 
 
 def test_a_model_prints_its_parts() -> None:
