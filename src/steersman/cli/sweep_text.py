@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from .console import figures, plural, show
 from .session import Run
 
@@ -49,7 +47,7 @@ def _best(run: Run, found: Sweep, best: Row, max_kl: float) -> None:
         _say(run, f"asking in words instead ({asked['instruction']!r}): {asked['value']:+.3f}")
     if "shuffled_raw" in controls:
         top, layer = controls["shuffled_raw"]["strength"], str(best.layer)
-        raw, equal = (np.abs(controls[f"shuffled_{name}"]["effects"][layer]) for name in ("raw", "equal"))
+        raw, equal = ([abs(effect) for effect in controls[f"shuffled_{name}"]["effects"][layer]] for name in ("raw", "equal"))
         own = next((row.effect for row in found if (row.layer, row.strength) == (best.layer, top)), None)
         beside = "" if own is None else f", beside {own:+.3f} of the vector"
         _say(
