@@ -89,7 +89,6 @@ for moment in moments:
 assert any(where.glob(".out.*"))
 
 
-
 def cleared() -> None:
     for path in (out, *where.glob(".out.*")):  # what a killed bake left behind is removed by the next, which counts too
         shutil.rmtree(path, ignore_errors=True)

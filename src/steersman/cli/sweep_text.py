@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from .console import figures, plural, show
@@ -47,13 +48,15 @@ def _best(run: Run, found: Sweep, best: Row, max_kl: float) -> None:
         _say(run, f"asking in words instead ({asked['instruction']!r}): {asked['value']:+.3f}")
     if "shuffled_raw" in controls:
         top, layer = controls["shuffled_raw"]["strength"], str(best.layer)
-        raw, equal = ([abs(effect) for effect in controls[f"shuffled_{name}"]["effects"][layer]] for name in ("raw", "equal"))
+        raw, equal = (
+            [abs(effect) for effect in controls[f"shuffled_{name}"]["effects"][layer]] for name in ("raw", "equal")
+        )
         own = next((row.effect for row in found if (row.layer, row.strength) == (best.layer, top)), None)
         beside = "" if own is None else f", beside {own:+.3f} of the vector"
         _say(
             run,
-            f"{plural(len(raw), 'vector')} from shuffled labels there at {top:+g}: mean size {raw.mean():.3f}, largest "
-            f"{raw.max():.3f}; at the same length {equal.mean():.3f}, {equal.max():.3f}{beside}",
+            f"{plural(len(raw), 'vector')} from shuffled labels there at {top:+g}: mean size {fmean(raw):.3f}, largest "
+            f"{max(raw):.3f}; at the same length {fmean(equal):.3f}, {max(equal):.3f}{beside}",
         )
 
 
