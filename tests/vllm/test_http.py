@@ -47,12 +47,13 @@ def mix(count):
     """Prompts and specs of many kinds; every sixth has none."""
     found = []
     for n in range(count):
+        side = "above" if n % 2 else "below"  # one of the two holds
         operation = (
             {},
             {"operation": "clamp", "value": 3.0, "strength": 1.0},
             {"operation": "ablate", "strength": 1.0},
             {"strength": -3.0, "layers": {"6": 0.5, "8": 1.0}},
-            {"site": "mlp_out", "layers": "5-8", "when": {"vector": "v0", "layer": 3, "above": 0.0}},
+            {"site": "mlp_out", "layers": "5-8", "when": {"vector": "v0", "layer": 3, side: 0.0}},
         )[n % 5]
         chosen = spec(f"v{n % 4}", positions=POSITIONS[n % 4], **{"strength": 1.0 + n % 3, **operation})
         if "when" in chosen["interventions"][0]:
