@@ -42,7 +42,7 @@ class Server:
             self.process = subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT)
 
     def __enter__(self):
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + 900
         while time.monotonic() < deadline and self.process.poll() is None:
             with contextlib.suppress(OSError):
                 if self.call("GET", "/health")[0] == 200:
