@@ -143,7 +143,7 @@ class Program:
         self.conditions = {}
         for number, when in conditions:
             self.conditions.setdefault(when, set()).add(number)
-        self.clean_first = any(_acts_before(plans[number], when) for number, when in conditions)
+        self.clean_first = any(acts_before(plans[number], when) for number, when in conditions)
 
     @property
     def needs_boundary(self) -> bool:
@@ -248,7 +248,7 @@ def _columns(plans: Sequence[Sequence[Action]], place: Place, signatures: Signat
     return columns
 
 
-def _acts_before(actions: Iterable[Action], when: When) -> bool:
+def acts_before(actions: Iterable[Action], when: When) -> bool:
     """Whether any action may change, in the prompt, what the condition reads."""
     read = (when.layer, FORWARD_ORDER["resid_post"])
     return any(a.positions.in_prompt and (a.layer, FORWARD_ORDER[a.component]) <= read for a in actions)
