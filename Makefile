@@ -14,7 +14,7 @@ export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help demo test test-quantised test-ray test-vllm test-vllm-v2 lint types docs format bench bench-peers bench-vllm figures planted model model-card clean
+.PHONY: help demo test test-quantised test-ray test-serve test-vllm test-vllm-v2 lint types docs format bench bench-peers bench-vllm figures planted model model-card clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,6 +41,9 @@ test-quantised: $(READY) ## models with quantised weights (torchao, kept out of 
 
 test-ray: $(READY) ## extraction on a local Ray cluster (about a minute: each worker imports torch)
 	$(BIN)/python -m pytest tests/workers
+
+test-serve: $(READY) ## thousands of requests made up from the server's OpenAPI document
+	STEERSMAN_FUZZ_CASES=2000 $(BIN)/python -m pytest tests/serve/test_openapi.py
 
 # vLLM's CPU build, in an environment of its own. The wheel itself goes in without its dependencies: three of them have no
 # CPU build, and the others are in requirements-vllm.txt.
@@ -84,6 +87,7 @@ bench: $(READY) ## measure; prints ratios with intervals
 	$(BIN)/python -m benchmarks.ablation
 	$(BIN)/python -m benchmarks.extract
 	$(BIN)/python -m benchmarks.extract --memory
+	$(BIN)/python -m benchmarks.serve
 
 bench-peers: $(READY) ## extraction against other libraries, each in an environment of its own (.peers)
 	$(BIN)/python -m benchmarks.peers

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..charts import geometry as drawn
-from ..charts import write
+from ..charts import Figure
 from ..errors import DataError
 from ..values import LayerValues
 
@@ -48,15 +47,19 @@ class Geometry:
 
     def svg(self, path: str | Path | None = None) -> str:
         """The points, as an SVG; written to ``path`` if given."""
+        return self.figure().svg(path)
+
+    def figure(self) -> Figure:
+        """The points, before they are drawn."""
         where = f" at layer {self.layer}" if self.layer is not None else ""
-        figure = drawn(
-            self.positive.tolist(),
-            self.negative.tolist(),
-            explained=self.explained,
-            title=f"Geometry of the contrast{where}",
-            subtitle=f"{self.in_plane:.0%} of the difference of means lies in this plane",
-        )
-        return write(figure, path)
+        arguments = {
+            "positive": self.positive.tolist(),
+            "negative": self.negative.tolist(),
+            "explained": self.explained,
+            "title": f"Geometry of the contrast{where}",
+            "subtitle": f"{self.in_plane:.0%} of the difference of means lies in this plane",
+        }
+        return Figure("geometry", arguments)
 
 
 def geometry(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from ..charts import Figure
 from ..errors import InterventionError, UnsupportedError
 from ..model import SteeringModel
 from ..model.tokens import Prompts, listed
@@ -69,14 +70,16 @@ class Lens:
 
     def svg(self, path: str | Path | None = None) -> str:
         """Both lists side by side, as an SVG; written to ``path`` if given."""
-        from ..charts import lens_table, write
+        return self.figure().svg(path)
 
+    def figure(self) -> Figure:
+        """Both lists, before they are drawn."""
         where = f" at layer {self.layer}" if self.layer is not None else ""
-        subtitle = "; ".join([self.how, *self.notes])
-        title = f"Tokens that {self.name} writes{where}"
-        return write(
-            lens_table(self.boosted, self.suppressed, control=self.control, title=title, subtitle=subtitle), path
-        )
+        arguments = {
+            "boosted": self.boosted, "suppressed": self.suppressed, "control": self.control,
+            "title": f"Tokens that {self.name} writes{where}", "subtitle": "; ".join([self.how, *self.notes]),
+        }  # fmt: skip
+        return Figure("lens_table", arguments)
 
 
 def lens(

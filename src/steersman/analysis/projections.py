@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..charts import token_projections, write
+from ..charts import Figure
 from ..errors import InterventionError, PromptError
 from ..extraction import capture
 from ..model import SteeringModel
+from ..model.hooks import read_sites
 from ..model.tokens import Prompts, listed
 from ..plan import PlanLike
 from ..tensors import unit
@@ -52,15 +53,25 @@ class Projections:
 
     def svg(self, path: str | Path | None = None) -> str:
         """The text, its tokens coloured, as an SVG; written to ``path`` if given."""
-        title = f"Projection on {self.name}, layer {self.layer}"
-        label = "projection (residual units)"
-        return write(
-            token_projections(self.tokens, self.values, classes=self.classes, title=title, value_label=label), path
-        )
+        return self.figure().svg(path)
+
+    def figure(self) -> Figure:
+        """The text and its projections, before they are drawn."""
+        arguments = {
+            "tokens": self.tokens, "values": self.values, "classes": self.classes,
+            "title": f"Projection on {self.name}, layer {self.layer}", "value_label": "projection (residual units)",
+        }  # fmt: skip
+        return Figure("token_projections", arguments)
 
 
 def projections(
-    model: SteeringModel, text: Prompts, vector: Direction, layer: int | None = None, *, steer: PlanLike = None
+    model: SteeringModel,
+    text: Prompts,
+    vector: Direction,
+    layer: int | None = None,
+    *,
+    steer: PlanLike = None,
+    continuation: str | None = None,
 ) -> Projections:
     """Project each token of a text on the unit direction of a layer.
 
@@ -70,6 +81,7 @@ def projections(
         vector: a steering vector, read at its own site; or a tensor ``[d_model]`` for ``resid_post``.
         layer: by default the vector's chosen one.
         steer: a plan in force meanwhile, to see what it does there.
+        continuation: text after it that counts as generated, to see what the plan does there.
 
     Raises:
         MismatchError, InterventionError, PromptError: before any forward pass.
@@ -81,9 +93,16 @@ def projections(
     if chosen.layer is None:
         raise InterventionError("projections() reads the model at a layer: name it with layer=")
     along = unit(chosen.tensor.flatten().double(), chosen.name)
-    hidden = capture(model, items[0], site=chosen.site, layers=chosen.layer, steer=steer)[chosen.layer]
+    ids = model.tokens.encode(items[0])
+    if continuation is None:
+        hidden = capture(model, items[0], site=chosen.site, layers=chosen.layer, steer=steer)[chosen.layer]
+    else:
+        new = model.tokens.continuation(continuation)
+        with read_sites(model.architecture, [(chosen.site, chosen.layer)], len(ids) + len(new)) as found:
+            model.token_logits([ids], [new], steer=steer, keep=1)
+        ids, hidden = [*ids, *new], found[chosen.site, chosen.layer][0].float().cpu()
     values: list[float] = (hidden.flatten(1).double() @ along).tolist()
-    tokens = [token_text(model, token) for token in model.tokens.encode(items[0])]
+    tokens = [token_text(model, token) for token in ids]
     between = None
     if chosen.ends is not None and chosen.ends[1] != chosen.ends[0]:
         low, high = chosen.ends

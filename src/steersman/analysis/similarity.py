@@ -8,8 +8,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from ..charts import cosine_matrix as drawn
-from ..charts import write
+from ..charts import Figure
 from ..errors import InterventionError
 from ..tensors import checked, unit
 from ..vector import SteeringVector
@@ -34,9 +33,13 @@ class CosineMatrix(pd.DataFrame):
 
     def svg(self, path: str | Path | None = None) -> str:
         """The matrix, coloured, as an SVG; written to ``path`` if given."""
+        return self.figure().svg(path)
+
+    def figure(self) -> Figure:
+        """The matrix, before it is drawn."""
         names = [str(name) for name in self.columns]
-        figure = drawn(names, self.to_numpy().tolist(), random_sd=self.random_sd, title=self.attrs["title"])
-        return write(figure, path)
+        arguments = {"names": names, "values": self.to_numpy().tolist(), "random_sd": self.random_sd}
+        return Figure("cosine_matrix", arguments | {"title": self.attrs["title"]})
 
 
 def cosine_matrix(vectors: Sequence[Direction], layer: int | None = None) -> CosineMatrix:

@@ -5,6 +5,7 @@ reader's light or dark theme and that the colour-blind can tell apart. The same 
 """
 
 from .bars import bars
+from .figure import Figure
 from .grids import cosine_matrix, heatmap
 from .lines import dose_response, probe_curve
 from .points import geometry
@@ -12,6 +13,7 @@ from .svg import write
 from .tokens import lens_table, token_projections
 
 __all__ = [
+    "Figure",
     "bars",
     "cosine_matrix",
     "dose_response",

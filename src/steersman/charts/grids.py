@@ -60,6 +60,7 @@ def heatmap(
     if kind not in ("diverging", "sequential"):
         raise DataError(f'kind={kind!r}: use "diverging" or "sequential"')
     cells = _checked(values, len(rows), len(columns))
+    chosen = None if chosen is None else (chosen[0], chosen[1])  # a pair from JSON is a list
     measured = numbers([value for row in cells for value in row if value is not None], "values")
     shade = Shade.of(measured, centre=centre, diverging=kind == "diverging", reach=reach)
     drawing = Drawing()

@@ -20,6 +20,7 @@ from .generate import generate
 from .options import command
 from .patch import patch
 from .probe import probe
+from .serve import serve
 from .sweep import sweep
 from .vector_files import VECTORS
 from .version import version
@@ -85,6 +86,7 @@ COMMANDS = {
     "probe": command()(probe),
     "analyze": command()(analyze),
     "convert": command()(convert),
+    "serve": command()(serve),
     "doctor": command()(doctor),
     "version": command()(version),
 }

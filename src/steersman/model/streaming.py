@@ -11,10 +11,8 @@ from transformers import StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 
 from .generation import Generation
+from .growing import Growing, UntilStop
 from .tokens import Tokens
-
-#: Tokens decoded together with new ones, for what their text depends on.
-_OVERLAP = 8
 
 
 class _Stop(StoppingCriteria):
@@ -28,39 +26,26 @@ class _Stop(StoppingCriteria):
 
 
 class _Pieces(BaseStreamer):
-    """The text of one row as it grows, decoded together with the end of its prompt.
-
-    Decoded on their own, the first token would lose its space with some tokenizers, and a character that spans tokens
-    would come out broken. What is not yet a whole character is held back.
-    """
+    """The text of one row as it grows."""
 
     def __init__(self, tokens: Tokens) -> None:
         self.queue: Queue[str | None] = Queue()
         self._tokens = tokens
-        self._before: list[int] | None = None  # tokens whose text is out
-        self._new: list[int] = []
+        self._text: Growing | None = None
 
     def put(self, value: Any) -> None:
         """Called with the prompt, then with each token."""
         ids: list[int] = value.flatten().tolist()
-        if self._before is None:
-            self._before = ids[-_OVERLAP:]
-            return
-        self._new += ids
-        text = self._tokens.decode_after(self._before, self._new)
-        if text and not text.endswith("\ufffd"):
-            self._send(text)
+        if self._text is None:
+            self._text = Growing(self._tokens, ids)
+        elif text := self._text.add(ids):
+            self.queue.put(text)
 
     def end(self) -> None:
         """Called once, when the generation is over or has failed."""
-        if self._before is not None and self._new:
-            self._send(self._tokens.decode_after(self._before, self._new))
+        if self._text is not None and (text := self._text.rest()):
+            self.queue.put(text)
         self.queue.put(None)
-
-    def _send(self, text: str) -> None:
-        assert self._before is not None
-        self.queue.put(text)
-        self._before, self._new = [*self._before, *self._new][-_OVERLAP:], []
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.queue.get, None)
@@ -96,18 +81,11 @@ def pieces(run: Callable[[Any, Any], None], tokens: Tokens, own: Generation) -> 
 
 
 def _until_stop(streamer: Iterable[str], stops: list[str]) -> Iterator[str]:
-    """Pieces of text up to the first stop string, which may span pieces: what could begin one is held back."""
-    held = ""
-    longest = max((len(stop) for stop in stops), default=0)
+    text = UntilStop(stops)
     for piece in streamer:
-        held += piece
-        ends = [at for at in (held.find(stop) for stop in stops) if at >= 0]
-        if ends:
-            yield held[: min(ends)]
+        if ready := text.add(piece):
+            yield ready
+        if text.stopped:
             return
-        ready = len(held) - max(longest - 1, 0)
-        if ready > 0:
-            yield held[:ready]
-            held = held[ready:]
-    if held:
+    if held := text.rest():
         yield held

@@ -14,6 +14,7 @@ from scipy.special import softmax
 from torch import Tensor
 
 from .. import __version__
+from ..charts import Figure
 from ..errors import DataError, MismatchError
 from ..extraction import Activations
 from ..values import LayerValues
@@ -205,21 +206,23 @@ class LinearProbe:
         Raises:
             DataError: when nothing was held out.
         """
-        from ..charts import probe_curve, write
+        return self.figure().svg(path)
 
+    def figure(self) -> Figure:
+        """Accuracy by layer, before it is drawn; DataError when nothing was held out."""
         measured = [layer for layer in self.layers if self._layers[layer].accuracy is not None]
         if not measured:
             raise DataError(self.notice or "nothing was held out, so there is nothing to show")
         shuffled = [self.shuffled[layer] for layer in measured]
-        drawn = probe_curve(
-            measured,
-            [self.accuracy[layer] or 0.0 for layer in measured],
-            intervals=[self.interval[layer] or (0.0, 1.0) for layer in measured],
-            shuffled=None if None in shuffled else [value or 0.0 for value in shuffled],
-            best=self.best_layer,
-            majority=max(self.fitted.counts) / sum(self.fitted.counts),
-        )
-        return write(drawn, path)
+        arguments = {
+            "layers": measured,
+            "accuracy": [self.accuracy[layer] or 0.0 for layer in measured],
+            "intervals": [self.interval[layer] or (0.0, 1.0) for layer in measured],
+            "shuffled": None if None in shuffled else [value or 0.0 for value in shuffled],
+            "best": self.best_layer,
+            "majority": max(self.fitted.counts) / sum(self.fitted.counts),
+        }
+        return Figure("probe_curve", arguments)
 
     # -- using it -------------------------------------------------------------------------------------------------
 

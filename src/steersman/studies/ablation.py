@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ..charts import bars, heatmap, write
+from ..charts import Figure, bars, write
 from ..charts.layout import shown
 from ..errors import DataError
 from ..evaluation.statistics import Estimate, mean
@@ -130,19 +130,23 @@ class AblationStudy:
         Raises:
             DataError: groups, directions, or more neurons than can be told apart: those have :meth:`bars`.
         """
+        return self.figure(title=title).svg(path)
+
+    def figure(self, *, title: str | None = None) -> Figure:
+        """The effects by layer and head, before they are drawn; DataError as :meth:`heatmap`."""
         rows, columns, place = _grid([one.component for one in self.effects])
         cells: list[list[float | None]] = [[None] * len(columns) for _ in rows]
         for one in self.effects:
             row, column = place(one.component)
             cells[row][column] = one.effect.value
-        figure = heatmap(
-            cells, rows, columns,
-            column_label="head" if self.effects[0].component.kind == "z" else "",
-            value_label=f"change of {self.metric}",
-            title=title or f"{_TITLES[self.mode]} of each component",
-            subtitle=self._subtitle(),
-        )  # fmt: skip
-        return write(figure, path)
+        arguments = {
+            "values": cells, "rows": rows, "columns": columns,
+            "column_label": "head" if self.effects[0].component.kind == "z" else "",
+            "value_label": f"change of {self.metric}",
+            "title": title or f"{_TITLES[self.mode]} of each component",
+            "subtitle": self._subtitle(),
+        }  # fmt: skip
+        return Figure("heatmap", arguments)
 
     def bars(self, path: str | Path | None = None, *, k: int = 12, title: str | None = None) -> str:
         """The largest effects with their intervals and the spread of all as an SVG; written to ``path`` if given."""

@@ -6,11 +6,11 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from ..charts import dose_response, heatmap, write
+from ..charts import Figure
 from ..errors import DataError
 from ..files.atomic import replacing
 from ..plan import Plan
@@ -187,35 +187,45 @@ class Sweep:
 
     def heatmap(self, path: str | Path | None = None, *, max_kl: float | None = None) -> str:
         """Effect by layer and strength, as SVG, written to ``path`` if given; ``max_kl`` marks the choice within it."""
+        return self.map_figure(max_kl=max_kl).svg(path)
+
+    def map_figure(self, *, value: Literal["effect", "kl"] = "effect", max_kl: float | None = None) -> Figure:
+        """Effect, or side effect, by layer and strength, before it is drawn; ``max_kl`` marks the choice within it."""
         layers, strengths = self.searched, self.strengths
-        cells = {(row.layer, row.strength): row.effect for row in self.rows}
+        cells = {(row.layer, row.strength): float(getattr(row, value)) for row in self.rows}
         values = [[cells.get((layer, strength)) for strength in strengths] for layer in layers]
         chosen = None
         if max_kl is not None:
             best = self.best(max_kl)
             chosen = layers.index(best.layer), strengths.index(best.strength)
-        unit = self.facts["target"]["unit"]
-        svg = heatmap(
-            values, layers, [f"{s:g}" for s in strengths], chosen=chosen, title="Effect by layer and strength",
-            value_label=f"effect ({unit})",
-        )  # fmt: skip
-        return svg if path is None else _written(path, svg)
+        effect = value == "effect"
+        label = f"effect ({self.facts['target']['unit']})" if effect else "KL (nats per token)"
+        arguments = {
+            "values": values, "rows": layers, "columns": [f"{s:g}" for s in strengths], "chosen": chosen,
+            "kind": "diverging" if effect else "sequential", "value_label": label,
+            "title": f"{'Effect' if effect else 'Side effect'} by layer and strength",
+        }  # fmt: skip
+        return Figure("heatmap", arguments)
 
     def dose_response(self, path: str | Path | None = None, *, layer: int | None = None, max_kl: float = 0.1) -> str:
         """Effect and KL over strengths at one layer (that of :meth:`best`), with the band of random directions."""
+        return self.dose_figure(layer=layer, max_kl=max_kl).svg(path)
+
+    def dose_figure(self, *, layer: int | None = None, max_kl: float = 0.1) -> Figure:
+        """Effect and KL over strengths at one layer, before they are drawn."""
         layer = self.best(max_kl).layer if layer is None else layer
         rows = [row for row in self.rows if row.layer == layer]
         if not rows:
             raise DataError(f"layer {layer} was not swept; these were: {', '.join(map(str, self.layers))}")
         bands = [(r.control_low, r.control_high) for r in rows]
         ends = [(r.low, r.high) for r in rows]
-        svg = dose_response(
-            [r.strength for r in rows], [r.effect for r in rows], kl=[r.kl for r in rows], max_kl=max_kl,
-            intervals=None if any(None in pair for pair in ends) else ends,  # pyright: ignore[reportArgumentType]
-            random=None if any(None in pair for pair in bands) else bands,  # pyright: ignore[reportArgumentType]
-            title=f"Dose and response at layer {layer}", y_label=f"effect ({self.facts['target']['unit']})",
-        )  # fmt: skip
-        return svg if path is None else _written(path, svg)
+        arguments = {
+            "strengths": [r.strength for r in rows], "effects": [r.effect for r in rows], "kl": [r.kl for r in rows],
+            "max_kl": max_kl, "intervals": None if any(None in pair for pair in ends) else ends,
+            "random": None if any(None in pair for pair in bands) else bands,
+            "title": f"Dose and response at layer {layer}", "y_label": f"effect ({self.facts['target']['unit']})",
+        }  # fmt: skip
+        return Figure("dose_response", arguments)
 
     def save(self, path: str | Path) -> str:
         """Write rows and facts as one JSON document, atomically; returns its path."""
@@ -242,11 +252,6 @@ class Sweep:
             return cls(rows, document["facts"], plans or {})
         except (ValueError, KeyError, TypeError) as error:
             raise FileFormatError(f"{path} is no sweep: {error}") from error
-
-
-def _written(path: str | Path, svg: str) -> str:
-    write(svg, path)
-    return svg
 
 
 def checked_strengths(strengths: Sequence[float]) -> list[float]:

@@ -67,16 +67,28 @@ class HookEngine:
 
         All that can be checked is checked before anything is hooked.
         """
+        run = self.prepare(plans, rows)
+        with self.inside(run):
+            try:
+                run.attach()
+                yield run
+            finally:
+                run.detach()
+
+    def prepare(self, plans: Sequence[Plan], rows: list[Row]) -> Run:
+        """A checked run for these rows, not attached yet: for callers whose batch changes while it is under way."""
         program = Program([plan.actions(self.architecture.shape) for plan in plans])
         program.check(rows)
-        run = Run(self, plans, program, KnownBoundary(rows))
+        return Run(self, plans, program, KnownBoundary(rows))
+
+    @contextmanager
+    def inside(self, run: Run) -> Generator[None]:
+        """The forward passes that this thread makes inside are those of an attached run."""
         previous, self.local.call = self.local.call, run
         try:
-            run.attach()
-            yield run
+            yield
         finally:
             self.local.call = previous
-            run.detach()
 
     def check(self, plans: Sequence[Plan], rows: list[Row], new_tokens: int) -> None:
         """Raise what a generation of ``new_tokens`` under these plans would raise before its first forward pass."""

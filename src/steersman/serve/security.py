@@ -1,0 +1,136 @@
+"""Who may ask, under which name, and from where."""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+import threading
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.requests import Request
+
+from .errors import ApiError
+from .settings import Settings
+
+COOKIE = "steersman_session"
+#: Paths that anybody may ask for: they say nothing but whether the server lives.
+OPEN = ("/health", "/ready")
+#: What a browser may be told to fetch, run and show: this server's own, and nothing else.
+POLICY = (
+    "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'self'; "
+    "frame-ancestors 'none'"
+)
+HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+_READING = ("GET", "HEAD", "OPTIONS")
+
+
+class Gate:
+    """Lets requests in.
+
+    Keys come as ``Authorization: Bearer KEY``; the page has a session in a cookie, which a one-time token in the URL
+    that is printed gives it. Compared in constant time.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._sessions: set[str] = set()
+        self._token: str | None = secrets.token_urlsafe(24) if settings.ui else None
+        self._lock = threading.Lock()
+
+    @property
+    def token(self) -> str | None:
+        """The token that is good for one session, until it is used."""
+        return self._token
+
+    def redeem(self, token: str) -> str | None:
+        """A session for a token, or None if it is not, or no longer, good."""
+        with self._lock:
+            if self._token is None or not _same(token, self._token):
+                return None
+            self._token = None
+            session = secrets.token_urlsafe(32)
+            self._sessions.add(session)
+            return session
+
+    def check(self, request: Request) -> None:
+        """Refuse what is addressed wrongly, comes from another site, or has no key.
+
+        Raises:
+            ApiError: 421, 403, 415 or 401.
+        """
+        self._check_host(request.headers)
+        self._check_origin(request)
+        if request.url.path in OPEN or not request.url.path.startswith(("/v1/", "/metrics", "/openapi.json")):
+            return
+        if not self._settings.api_key or self.is_admin(request) or _same(_bearer(request), self._settings.api_key):
+            return
+        given = "is not this server's" if _bearer(request) else "is missing"
+        raise ApiError(
+            401, "invalid_api_key", f"the key {given}; send Authorization: Bearer KEY",
+            headers={"WWW-Authenticate": "Bearer"},
+        )  # fmt: skip
+
+    def is_admin(self, request: Request) -> bool:
+        """Whether a request may change vectors and presets, and start jobs."""
+        settings = self._settings
+        if not settings.api_key and not settings.admin_key:
+            return True
+        if settings.admin_key and _same(_bearer(request), settings.admin_key):
+            return True
+        cookie = request.cookies.get(COOKIE, "")
+        return any(_same(cookie, session) for session in self._sessions)
+
+    def require_admin(self, request: Request) -> None:
+        """Raise 403 unless :meth:`is_admin`."""
+        if not self.is_admin(request):
+            how = "send the admin key" if self._settings.admin_key else "start the server with an admin key"
+            raise ApiError(403, "admin_required", f"this needs the admin scope; {how}")
+
+    def _check_host(self, headers: Mapping[str, str]) -> None:
+        name = _host(headers.get("host", ""))
+        if name not in self._settings.addressed:
+            raise ApiError(
+                421,
+                "unknown_host",
+                f"this server is not called {name[:80]!r}; name it with --allow-host to address it so",
+            )
+
+    def _check_origin(self, request: Request) -> None:
+        """Browsers say from which page a request comes: only from this server's own."""
+        if request.method in _READING:
+            return
+        origin = request.headers.get("origin")
+        if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+            raise ApiError(403, "cross_origin", "requests from pages of other sites are refused")
+
+
+def _host(value: str) -> str:
+    """The name in a Host header, without its port."""
+    try:
+        return (urlsplit(f"//{value}").hostname or "").lower()
+    except ValueError:
+        return ""
+
+
+def _bearer(request: Request) -> str:
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else ""
+
+
+def _same(given: str, own: str) -> bool:
+    return hmac.compare_digest(given.encode(), own.encode())
+
+
+def secured(headers: Any) -> list[tuple[bytes, bytes]]:
+    """Response headers with those that protect browsers."""
+    have = {name.lower() for name, _ in headers}
+    more = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+    return [*headers, *(item for item in more if item[0] not in have)]
