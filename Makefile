@@ -14,7 +14,7 @@ export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help demo test test-quantised test-ray test-serve test-vllm test-vllm-v2 lint types docs format bench bench-peers bench-vllm figures planted model model-card clean
+.PHONY: help demo test test-quantised test-ray test-serve test-vllm test-vllm-v2 test-page ui check-ui lint types docs format bench bench-peers bench-vllm figures planted model model-card clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -65,6 +65,23 @@ test-vllm-v2: .venv-vllm/.ready ## the Triton kernel and vLLM's second runner, b
 
 bench-vllm: .venv-vllm/.ready ## what steering costs in vLLM, and vLLM beside transformers
 	.venv-vllm/bin/python -m benchmarks.vllm
+
+# The page: its built files are part of the package, so nobody needs Node to use it.
+ui/node_modules/.ready: ui/package-lock.json
+	@command -v npm >/dev/null || { echo "The page is built with Node 20 or newer (https://nodejs.org), which is not here."; exit 1; }
+	cd ui && npm ci --no-audit --no-fund
+	@touch $@
+
+ui: ui/node_modules/.ready ## build the page into the package
+	cd ui && npm run build
+
+check-ui: ui/node_modules/.ready ## the page's units, and that the built files are those of the source
+	cd ui && npm test && npm run build
+	@test -z "$$(git status --porcelain -- src/steersman/serve/static)" || { echo "the built page differs from what is committed:" \
+		"commit what make ui builds"; git --no-pager diff --stat -- src/steersman/serve/static; exit 1; }
+
+test-page: $(READY) ui/node_modules/.ready ## the page in headless Chromium (Debian: apt install chromium), on the real server
+	$(BIN)/python -m pytest tests/page -o "addopts=--strict-markers --strict-config --import-mode=importlib -q"
 
 lint: $(READY) ## style and floors
 	$(BIN)/ruff check src tests tools benchmarks

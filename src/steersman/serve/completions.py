@@ -67,7 +67,8 @@ def _model(state: State, name: str) -> dict[str, Any]:
     preset = name.partition(":")[2] if name != state.settings.name else None
     return {
         "id": name, "object": "model", "created": state.started, "owned_by": "steersman", "preset": preset,
-        "max_model_len": state.model.architecture.max_positions,
+        "max_model_len": state.model.architecture.max_positions, "n_layers": state.model.n_layers,
+        "d_model": state.model.d_model, "chat": bool(getattr(state.model.tokenizer, "chat_template", None)),
     }  # fmt: skip
 
 
