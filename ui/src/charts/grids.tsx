@@ -62,7 +62,7 @@ export function Heatmap(props: Heat & { pick?: (row: number, column: number) => 
               const active = pick && value !== null
                 ? {
                     role: "button", "aria-label": `${facts}${isChosen ? ", the best within the budget" : ""}. ${props.action ?? "Use it"}`,
-                    tabIndex: start[0] === i && start[1] === j ? 0 : -1, onClick: () => pick(i, j),
+                    tabindex: start[0] === i && start[1] === j ? 0 : -1, onClick: () => pick(i, j),
                     onKeyDown: (event: KeyboardEvent) => move(event, i, j), "data-i": i, "data-j": j,
                   }
                 : {};
