@@ -38,9 +38,11 @@ def result(run: Run, found: Sweep, best: Row | None, max_kl: float) -> None:
 
 
 def _best(run: Run, found: Sweep, best: Row, max_kl: float) -> None:
-    held = "" if best.report_effect is None else (
-        f"; {best.report_effect:+.3f} {_range(best.report_low, best.report_high)} on items kept from the choice"
-    )  # fmt: skip
+    held = ""
+    if best.report_effect is not None:
+        few = best.report_low is None or best.report_high is None
+        interval = "(too few for an interval)" if few else _range(best.report_low, best.report_high)
+        held = f"; {best.report_effect:+.3f} {interval} on items kept from the choice"
     _say(run, f"layer {best.layer} at {best.strength:+g}: {best.effect:+.3f} within {max_kl:g} nats per token{held}")
     controls = found.facts["controls"]
     if "prompt" in controls:
