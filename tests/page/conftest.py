@@ -18,7 +18,7 @@ from steersman.serve.packaged import prepare
 ROOT = Path(__file__).parents[2]
 AXE = ROOT / "ui" / "node_modules" / "axe-core" / "axe.min.js"
 #: Milliseconds that a test waits for what is to come, on however busy a machine.
-PATIENCE = 240_000
+PATIENCE = 120_000
 PROMPT = "I think the movie was"
 STEERED = '.column[data-side="right"]'
 BASELINE = '.column[data-side="left"]'

@@ -12,12 +12,11 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
-from tests.page.conftest import PATIENCE, PROMPT, STEERED, Open, answer, card, settled
+from tests.page.conftest import PATIENCE, PROMPT, STEERED, Open, Seen, answer, card, settled
 from tests.serve.conftest import Live
-from typer.testing import CliRunner
 
 import steersman as sm
-from steersman.cli import app
+from steersman import cli
 
 
 @pytest.fixture
@@ -33,6 +32,15 @@ def code(page: Page, name: str, form: str) -> str:
     shown = page.locator(f'.code[data-format="{form}"]')
     expect(shown).not_to_have_text("", timeout=PATIENCE)
     return shown.text_content() or ""
+
+
+def command_says(words: list[str]) -> str:
+    """What a command of ours prints, as JSON."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        code = cli.run([*words[1:], "--json"])
+    assert code == 0, said.getvalue()
+    return said.getvalue()
 
 
 def saved(page: Page, file: str, name: str) -> Path:
@@ -53,16 +61,12 @@ def test_code_and_commands_give_the_text_of_the_page(exporting: Page, live: Live
 
     words = shlex.split(code(page, "Command line", "cli"))
     assert words[0] == "steer"
-    ran = CliRunner().invoke(app, [*words[1:], "--json"])
-    assert ran.exit_code == 0, ran.output
-    assert json.dumps(wanted) in ran.stdout
+    assert json.dumps(wanted) in command_says(words)
 
     recipe = code(page, "Recipe", "recipe")
     Path("recipe.toml").write_text(recipe)
     command = shlex.split(recipe.splitlines()[0].removeprefix("#"))
-    ran = CliRunner().invoke(app, [*command[1:], "--json"])
-    assert ran.exit_code == 0, ran.output
-    assert json.dumps(wanted) in ran.stdout
+    assert json.dumps(wanted) in command_says(command)
 
     line = code(page, "curl", "curl")
     told = subprocess.run(["bash", "-c", line.replace("curl ", "curl -s ", 1)], capture_output=True, check=True)
@@ -77,9 +81,27 @@ def test_files_are_loaded_back(exporting: Page, live: Live) -> None:
     wanted = answer(exporting, STEERED)
     plan = sm.Plan.load(saved(exporting, "safetensors", "plan.safetensors"))
     assert live.model.generate(PROMPT, steer=plan, max_new_tokens=24) == wanted
-    happy = live.vector("happy")
-    loaded = sm.SteeringVector.load(saved(exporting, "gguf", "plan.gguf"))
-    assert (loaded[8] - happy[8]).abs().max() < 1e-6
+
+
+def test_a_control_vector_acts_on_every_token_or_is_refused(
+    visit: Open, live: Live, seen: Seen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = visit()
+    page.get_by_role("button", name="Export").click()
+    page.locator('[data-file="gguf"]').click()
+    expect(page.get_by_role("alert")).to_contain_text(
+        "llama.cpp adds a control vector at every token", timeout=PATIENCE
+    )
+    assert [trouble for trouble in seen.troubles if "400" not in trouble] == []  # the browser notes the refusal
+    seen.troubles.clear()
+    page.keyboard.press("Escape")
+    page.locator(".card summary").first.click()
+    card(page, "happy").get_by_label("Tokens").select_option("all")
+    settled(page)
+    page.get_by_role("button", name="Export").click()
+    loaded = sm.SteeringVector.load(saved(page, "gguf", "plan.gguf"))
+    assert (loaded[8] - live.vector("happy")[8]).abs().max() < 1e-6
 
 
 @pytest.mark.usefixtures("swept")
