@@ -9,7 +9,7 @@ than the best single layer tried.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -288,7 +288,7 @@ def _search(
     high = high if operation == "add" else MOST
     with _quietly(optuna):
         newer = hasattr(optuna.trial.Trial, "set_constraint")  # optuna 5 tells constraints trial by trial
-        older = {} if newer else {"constraints_func": lambda trial: (trial.user_attrs["over"],)}
+        older: dict[str, Any] = {} if newer else {"constraints_func": _over}
         sampler = optuna.samplers.TPESampler(
             multivariate=True, seed=seed, n_startup_trials=min(60, max(1, trials // 3)), **older
         )
@@ -331,8 +331,13 @@ def _alone(chosen: list[int], layer: int, size: float, shape: str) -> dict[str, 
     return {"peak": size, "centre": float(layer), "reach": NARROWEST, "floor": 0.0}
 
 
+def _over(trial: Any) -> tuple[float]:
+    """By how much a trial is over the budget, as optuna 4 asks for it."""
+    return (trial.user_attrs["over"],)
+
+
 @contextmanager
-def _quietly(optuna: Any) -> Iterator[None]:
+def _quietly(optuna: Any) -> Generator[None]:
     """Without optuna's log of every trial, and its notices that parts of it are new; as it was afterwards."""
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)

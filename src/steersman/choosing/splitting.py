@@ -31,7 +31,7 @@ def parts(sources: Sequence[str], shares: Sequence[float], what: str, seed: int)
         )
     rest, found, left = np.arange(len(sources)), [], 1.0
     for share in shares:
-        inside, outside = statistics.split_by_source([sources[i] for i in rest], tune=share / left, seed=seed)
+        inside, outside = statistics.split_by_source([sources[int(i)] for i in rest], tune=share / left, seed=seed)
         found.append(rest[inside])
         rest, left = rest[outside], left - share
     return [*found, rest]

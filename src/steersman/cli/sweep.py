@@ -112,7 +112,8 @@ def sweep(
     if output is not None:
         _report(run, found, asked.prompts or [], max_kl, output)
     if run.json_:
-        rows = found.frame().astype(object).where(lambda frame: frame.notna(), None).to_dict("records")
+        frame = found.frame().astype(object)
+        rows = frame.where(frame.notna(), None).to_dict("records")
         chosen_row = None if best is None else vars(best)
         run.emit("steersman.sweep/1", {"rows": rows, "best": chosen_row, "max_kl": max_kl, "facts": dict(found.facts),
                                        "output": str(output) if output else None})  # fmt: skip

@@ -120,7 +120,7 @@ def sweep(
     grid = Grid(make, vector, chosen, doses, drawn_directions(model, vector, chosen, random, seed, operation, texts))
     tune, report, notes = split_of(measure.sources, seed)
     base = done.get("base", lambda: measure.values([Plan()])[0])
-    left = searched(done, measure, grid, tune, screen=screen, halving=halving, seed=seed)
+    left = searched(done, measure, grid, tune.tolist(), screen=screen, halving=halving, seed=seed)
     for line in left.said():
         log.info("%s", line)
     _measure(done, measure, side, grid, left, progress)
