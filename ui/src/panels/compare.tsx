@@ -3,6 +3,7 @@ import type { JSX } from "preact";
 import { shades, shown as written } from "../charts/scale";
 import { goOn, run, startOver } from "../run";
 import { colour, empty, mode, model, presets, prompt, settings, shown, type Side, sides, turns, vectors } from "../state";
+import { NumberField } from "./field";
 
 /** The middle: one prompt, two answers. */
 export function Compare(): JSX.Element {
@@ -58,12 +59,11 @@ export function Compare(): JSX.Element {
 function Knobs(): JSX.Element {
   const { max_tokens, temperature, seed } = settings.value;
   const change = (more: Partial<typeof settings.value>) => (settings.value = { ...settings.value, ...more });
-  const whole = (text: string, otherwise: number) => (Number.isFinite(Number(text)) && text !== "" ? Math.max(0, Math.round(Number(text))) : otherwise);
   return (
     <div class="knobs">
-      <label><span>Tokens</span><input type="number" min={1} max={4096} value={max_tokens} onChange={(event) => change({ max_tokens: Math.max(1, whole(event.currentTarget.value, 24)) })} /></label>
-      <label><span>Temperature</span><input type="number" min={0} max={5} step="0.1" value={temperature} onChange={(event) => change({ temperature: Math.max(0, Number(event.currentTarget.value) || 0) })} /></label>
-      <label><span>Seed</span><input type="number" min={0} value={seed} onChange={(event) => change({ seed: whole(event.currentTarget.value, 0) })} /></label>
+      <label><span>Tokens</span><NumberField min={1} max={4096} value={max_tokens} change={(value) => change({ max_tokens: Math.round(value) })} /></label>
+      <label><span>Temperature</span><NumberField min={0} max={5} step="0.1" value={temperature} change={(value) => change({ temperature: value })} /></label>
+      <label><span>Seed</span><NumberField min={0} max={2 ** 31 - 1} value={seed} change={(value) => change({ seed: Math.round(value) })} /></label>
     </div>
   );
 }
@@ -105,10 +105,10 @@ function Column({ index }: { index: 0 | 1 }): JSX.Element {
         {busy && <span class="dots" role="status"><span class="hidden">writing</span></span>}
       </header>
       {side.kind === "system" && (
-        <label class="wide"><span>System prompt</span><input type="text" value={side.text} onChange={(event) => change({ kind: "system", text: event.currentTarget.value })} /></label>
+        <label class="wide"><span>System prompt</span><input type="text" value={side.text} onInput={(event) => change({ kind: "system", text: event.currentTarget.value })} /></label>
       )}
       {side.kind === "tokens" && (
-        <label class="wide"><span>Plan: name:strength@layers, separated by spaces</span><input type="text" spellcheck={false} value={side.text} onChange={(event) => change({ kind: "tokens", text: event.currentTarget.value })} /></label>
+        <label class="wide"><span>Plan: name:strength@layers, separated by spaces</span><input type="text" spellcheck={false} value={side.text} onInput={(event) => change({ kind: "tokens", text: event.currentTarget.value })} /></label>
       )}
       {turns.value.map((turn, i) => (
         <div key={i} class="turn"><p class="user">{turn.user}</p><p>{turn.answers[index]}</p></div>

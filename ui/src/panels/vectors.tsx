@@ -1,11 +1,11 @@
 import type { JSX } from "preact";
 import { useState } from "preact/hooks";
 import { remove, upload } from "../api";
-import { shown } from "../charts/scale";
 import { refreshVectors } from "../data";
 import { type Item, layersOf, OPERATIONS, type Operation, POSITIONS, VALUE_OF } from "../plan";
 import { analyses, changeItem, colour, describe, focus, items, jobs, layerCount, vectors } from "../state";
 import { Progress } from "./dialog";
+import { NumberField } from "./field";
 import { Sweep } from "./sweep";
 import { Track } from "./track";
 
@@ -50,7 +50,7 @@ function Card({ one }: { one: Item }): JSX.Element {
         </label>
         <label class="strength">
           <span class="hidden">{`Strength of ${one.vector} as a number`}</span>
-          <input type="number" step="0.1" value={one.strength} onChange={(event) => change({ strength: Number(event.currentTarget.value) || 0, on: true })} />
+          <NumberField step="0.1" value={one.strength} change={(strength) => change({ strength, on: true })} />
         </label>
       </div>
       <Track item={one} analysis={analysis} busy={busy} sweep={() => setSweeping(true)} change={(strength) => change({ strength, on: true })} />
@@ -99,7 +99,7 @@ function Details({ one, change }: { one: Item; change: (more: Partial<Item>) => 
         <span>Layers, 0 to {most}</span>
         <input
           type="text" inputMode="numeric" value={one.layers} placeholder={chosen == null ? "such as 6 or 6-8" : `${chosen}, or 6-8`} aria-invalid={bad}
-          onChange={(event) => change({ layers: event.currentTarget.value })}
+          onInput={(event) => change({ layers: event.currentTarget.value })}
         />
       </label>
       <label>
@@ -124,7 +124,7 @@ function Details({ one, change }: { one: Item; change: (more: Partial<Item>) => 
       {named && (
         <label>
           <span>{{ value: "Value of the projection", alpha: "Share of the way, 0 to 1", angle: "Angle to it, in radians" }[named]}</span>
-          <input type="number" step="0.1" value={one.value} onChange={(event) => change({ value: Number(event.currentTarget.value) || 0 })} />
+          <NumberField step="0.1" value={one.value} change={(value) => change({ value })} />
         </label>
       )}
       {one.operation === "add" && (
@@ -157,7 +157,7 @@ function Details({ one, change }: { one: Item; change: (more: Partial<Item>) => 
             </label>
             <label>
               <span>read at layer</span>
-              <input type="number" min={0} max={most} value={one.when.layer} onChange={(event) => change({ when: { ...one.when!, layer: Number(event.currentTarget.value) } })} />
+              <NumberField min={0} max={most} value={one.when.layer} change={(layer) => change({ when: { ...one.when!, layer: Math.round(layer) } })} />
             </label>
             <label>
               <span>cosine</span>
@@ -168,7 +168,7 @@ function Details({ one, change }: { one: Item; change: (more: Partial<Item>) => 
             </label>
             <label>
               <span>threshold</span>
-              <input type="number" step="0.05" value={shown(one.when.value).replace("−", "-")} onChange={(event) => change({ when: { ...one.when!, value: Number(event.currentTarget.value) || 0 } })} />
+              <NumberField step="0.05" value={one.when.value} change={(value) => change({ when: { ...one.when!, value } })} />
             </label>
           </div>
         )}
