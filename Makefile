@@ -6,6 +6,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	&& { echo $$p; break; }; done)
 BIN := .venv/bin
 READY := .venv/.ready
+VLLM_PYTEST := .venv-vllm/bin/python -m pytest -o "addopts=--strict-markers --strict-config --import-mode=importlib -q" -p no:logging
 VLLM_PIP := .venv-vllm/bin/python -m pip --disable-pip-version-check --quiet
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
@@ -13,7 +14,7 @@ export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help demo test test-quantised test-ray test-serve test-vllm test-page ui check-ui lint types docs format bench bench-peers figures model model-card clean
+.PHONY: help demo test test-quantised test-ray test-serve test-vllm test-vllm-v2 test-page ui check-ui lint types docs format bench bench-peers bench-vllm figures planted model model-card clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -57,7 +58,13 @@ test-serve: $(READY) ## thousands of requests made up from the server's OpenAPI 
 	@touch $@
 
 test-vllm: .venv-vllm/.ready ## the vLLM engine held to the hook engine, on vLLM's CPU build
-	.venv-vllm/bin/python -m pytest tests/vllm -o "addopts=--strict-markers --strict-config --import-mode=importlib -q" -p no:logging
+	$(VLLM_PYTEST) tests/vllm
+
+test-vllm-v2: .venv-vllm/.ready ## the Triton kernel and vLLM's second runner, by Triton's interpreter in place of a GPU
+	$(VLLM_PYTEST) tests/vllm_interpreted
+
+bench-vllm: .venv-vllm/.ready ## what steering costs in vLLM, and vLLM beside transformers
+	.venv-vllm/bin/python -m benchmarks.vllm
 
 # The page: its built files are part of the package, so nobody needs Node to use it.
 ui/node_modules/.ready: ui/package-lock.json
@@ -104,6 +111,9 @@ bench-peers: $(READY) ## extraction against other libraries, each in an environm
 
 figures: $(READY) ## draw the figures of the pages anew
 	$(BIN)/python -m tools.figures
+
+planted: $(READY) ## the study of planted directions, and its figure (some minutes of CPU time; goes on where it stopped)
+	$(BIN)/python -m tools.planted
 
 SEED ?= 0
 model: $(READY) ## train the embedded model's recipe into candidates/ (about 20 minutes of CPU time; SEED=1 for another seed)

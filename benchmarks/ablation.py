@@ -16,7 +16,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 import steersman as sm
 from benchmarks.timing import compare, machine
 
-PROMPTS, PROMPT_TOKENS, WIDTH, LAYERS, HEADS, VOCABULARY = 8, 32, 256, 12, 4, 2048
+PROMPTS, PROMPT_TOKENS, WIDTH, LAYERS, HEADS, VOCABULARY = 4, 32, 256, 12, 4, 2048
 TARGET, FOIL = 400, 401
 
 

@@ -1,6 +1,6 @@
 """What a sweep costs against the naive grid: one whole forward pass, with one hook, for each layer and strength.
 
-python -m benchmarks.sweep [--runs 31] [--prompt 64] [--rows 16]
+python -m benchmarks.sweep [--runs 31] [--prompt 64] [--rows 16] [--families llama gpt2] [--positions last all]
 """
 
 from __future__ import annotations
@@ -62,6 +62,8 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=31)
     parser.add_argument("--prompt", type=int, default=64)
     parser.add_argument("--rows", type=int, default=16)
+    parser.add_argument("--families", nargs="+", default=["llama", "gpt2"])
+    parser.add_argument("--positions", nargs="+", default=["last", "all"])
     given = parser.parse_args()
     torch.set_num_threads(1)
     print(machine())
@@ -69,14 +71,14 @@ def main() -> None:
         f"{LAYERS} layers, width {WIDTH}; {LAYERS} x {len(STRENGTHS)} cells, {given.rows} prompts of {given.prompt} "
         "tokens that share nothing, one token scored\nratio of the naive grid to the sweep: median [95% interval]"
     )
-    for family in ("llama", "gpt2"):
+    for family in given.families:
         model = build(family)
         vector = torch.randn(WIDTH)
         ids = torch.randint(2, 300, (given.rows, given.prompt), generator=torch.Generator().manual_seed(1))
         target = sm.contrast(" great", " awful")
         positive, negative = target.tokens(model)
         items = [Item(tuple(row), positive, negative, n, str(n)) for n, row in enumerate(ids.tolist())]
-        for positions in ("last", "all"):
+        for positions in given.positions:
             plans = [
                 sm.Plan(sm.Add(vector, strength, layers=layer, positions=positions))
                 for layer in range(LAYERS)
@@ -92,7 +94,10 @@ def main() -> None:
             logs = theirs().double().log_softmax(-1)
             expected = logs[..., positive[0][0]] - logs[..., negative[0][0]]
             off = float((torch.tensor(ours()) - expected).abs().max())
-            print(f"  {family:6s} {positions:5s} {compare(theirs, ours, given.runs)}   max |difference| {off:.1e}")
+            print(
+                f"  {family:6s} {positions:5s} {compare(theirs, ours, given.runs)}   max |difference| {off:.1e}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

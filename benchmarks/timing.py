@@ -41,10 +41,10 @@ def compare(candidate: Callable[[], object], base: Callable[[], object], runs: i
             gc.enable()
     ours, theirs = np.array(times["candidate"]), np.array(times["base"])
     ratios = ours / theirs
-    return Ratio(_interval(ratios[:, 0]), _interval(ratios[:, 1]), float(np.median(theirs[:, 0])), runs)
+    return Ratio(interval(ratios[:, 0]), interval(ratios[:, 1]), float(np.median(theirs[:, 0])), runs)
 
 
-def _interval(values: np.ndarray) -> tuple[float, float, float]:
+def interval(values: np.ndarray) -> tuple[float, float, float]:
     draws = np.random.default_rng(0).choice(values, (5000, len(values)))
     low, high = np.quantile(np.median(draws, axis=1), [0.025, 0.975])
     return float(np.median(values)), float(low), float(high)

@@ -32,6 +32,7 @@ _PUBLIC = {
     ),
     **dict.fromkeys(["cosine_matrix", "geometry", "lens", "norms", "projections"], "analysis"),
     **dict.fromkeys(["bake"], "engines.weights"),
+    **dict.fromkeys(["choose_ablation", "choose_condition", "choose_layers", "compare"], "choosing"),
     "ContrastPairs": "data",
     **dict.fromkeys(
         [
@@ -47,7 +48,7 @@ _PUBLIC = {
         ],
         "studies",
     ),
-    **dict.fromkeys(["contrast", "evaluate", "multiple_choice"], "evaluation"),
+    **dict.fromkeys(["contrast", "evaluate", "log_odds", "multiple_choice"], "evaluation"),
     "LinearProbe": "probe",
     "after": "positions",
     "demo_model": "demo",
@@ -61,12 +62,13 @@ _PUBLIC = {
 
 if TYPE_CHECKING:
     from .analysis import cosine_matrix, geometry, lens, norms, projections
+    from .choosing import choose_ablation, choose_condition, choose_layers, compare
     from .conditions import When, schedule
     from .data import ContrastPairs
     from .demo import demo_model
     from .engines.weights import bake
     from .eraser import Eraser
-    from .evaluation import contrast, evaluate, multiple_choice
+    from .evaluation import contrast, evaluate, log_odds, multiple_choice
     from .extraction import (
         Activations,
         EraserFitter,
@@ -101,14 +103,14 @@ if TYPE_CHECKING:
     from .vector import SteeringVector
 
 __all__ = [
-    "Ablate", "AblationStudy", "Activations", "Add", "Affine", "Clamp", "ContrastPairs", "Custom", "Erase",
-    "Eraser", "EraserFitter", "LayerValues", "LinearProbe", "Mean", "PatchingStudy", "Plan", "Replace",
-    "Resample", "Rotate", "SteeringModel", "SteeringVector", "When", "Zero", "ablation_study", "act_add",
-    "activations", "after", "attention", "bake", "block", "calibrate", "capture", "contrast", "cosine_matrix",
-    "demo_model", "evaluate", "extract", "fit_eraser", "geometry", "heads", "kl_divergence", "lens",
-    "log_probability", "logit_difference", "mean_activations", "mlp", "multiple_choice", "neurons",
-    "next_token_loss", "norms", "patching_study", "probability", "projections", "sae_direction", "schedule",
-    "show_read", "site", "sweep",
+    "Ablate", "AblationStudy", "Activations", "Add", "Affine", "Clamp", "ContrastPairs", "Custom", "Erase", "Eraser",
+    "EraserFitter", "LayerValues", "LinearProbe", "Mean", "PatchingStudy", "Plan", "Replace", "Resample", "Rotate",
+    "SteeringModel", "SteeringVector", "When", "Zero", "ablation_study", "act_add", "activations", "after",
+    "attention", "bake", "block", "calibrate", "capture", "choose_ablation", "choose_condition", "choose_layers",
+    "compare", "contrast", "cosine_matrix", "demo_model", "evaluate", "extract", "fit_eraser", "geometry", "heads",
+    "kl_divergence", "lens", "log_odds", "log_probability", "logit_difference", "mean_activations", "mlp",
+    "multiple_choice", "neurons", "next_token_loss", "norms", "patching_study", "probability", "projections",
+    "sae_direction", "schedule", "show_read", "site", "sweep",
 ]  # fmt: skip
 
 

@@ -100,8 +100,13 @@ class When:
 
     def holds(self, hidden: Tensor) -> Tensor:
         """Whether the condition holds for hidden states ``[..., d_model]``: booleans ``[...]``."""
-        hidden = hidden.to(torch.float32)
-        score = hidden @ unit(self.direction().to(hidden.device), "the direction of When()")
-        if self.measure == "cosine":
-            score = score / hidden.norm(dim=-1).clamp_min(torch.finfo(torch.float32).tiny)
-        return score > self.above if self.above is not None else score < self.below  # pyright: ignore[reportOperatorIssue]
+        return passes(hidden, self.direction(), self.above, self.below, self.measure)
+
+
+def passes(hidden: Tensor, direction: Tensor, above: float | None, below: float | None, measure: Measure) -> Tensor:
+    """Whether hidden states ``[..., d_model]`` measure more than ``above``, or less than ``below``: ``[...]``."""
+    hidden = hidden.to(torch.float32)
+    score = hidden @ unit(direction.to(hidden.device), "the direction of When()")
+    if measure == "cosine":
+        score = score / hidden.norm(dim=-1).clamp_min(torch.finfo(torch.float32).tiny)
+    return score > above if above is not None else score < below  # pyright: ignore[reportOperatorIssue]

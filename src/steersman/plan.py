@@ -29,11 +29,19 @@ class Plan:
 
     Plans are equal when their interventions are, parameters and tensors alike; ``a + b`` applies a, then b;
     :attr:`digest` is a SHA-256 that names the plan.
+
+    Attributes:
+        interventions: in order.
+        evidence: why this plan, where a search has chosen it: JSON values, kept in its file. No part of what the plan
+            is: plans with and without are equal, and a sum of plans has none.
     """
 
     interventions: tuple[Intervention, ...]
+    evidence: Mapping[str, Any] | None
 
-    def __init__(self, interventions: Intervention | Iterable[Intervention] = ()) -> None:
+    def __init__(
+        self, interventions: Intervention | Iterable[Intervention] = (), evidence: Mapping[str, Any] | None = None
+    ) -> None:
         given: object = interventions
         several = isinstance(given, Iterable) and not isinstance(given, SteeringVector | Tensor | str)
         items: tuple[Any, ...] = tuple(given) if several else (given,)  # pyright: ignore[reportArgumentType]
@@ -42,7 +50,12 @@ class Plan:
                 raise InterventionError(
                     f"a plan holds interventions such as Add(vector, layers=10), got {type(item).__name__}"
                 )
+        if not isinstance(evidence, Mapping | None):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InterventionError(
+                f"the evidence of a plan is a mapping of JSON values, got {type(evidence).__name__}"
+            )
         object.__setattr__(self, "interventions", items)
+        object.__setattr__(self, "evidence", container.as_stored(evidence, "the evidence of a plan"))
 
     @classmethod
     def of(cls, value: PlanLike) -> Plan:
@@ -132,7 +145,10 @@ class Plan:
         for number, (name, entry) in enumerate(entries.items()):
             own, described[name] = entry_parts(entry)
             tensors |= {f"{number}.{leaf}": tensor for leaf, tensor in own.items()}
-        return container.write(path, "plan", tensors, {"spec": document, "entries": list(described.items())})
+        whole: dict[str, Any] = {"spec": document, "entries": list(described.items())}
+        if self.evidence is not None:
+            whole["evidence"] = self.evidence
+        return container.write(path, "plan", tensors, whole)
 
     @classmethod
     def load(cls, path: str | Path) -> Plan:
@@ -151,9 +167,12 @@ class Plan:
             vectors = {name: entry_from(own, facts) for own, (name, facts) in zip(grouped, described, strict=True)}
             if len(vectors) < len(described):
                 raise ValueError("two entries have the same name")
+            evidence = document.get("evidence")
+            if not isinstance(evidence, dict | None):
+                raise ValueError("its evidence is no object")
         except (KeyError, ValueError, TypeError, IndexError) as error:
             raise FileFormatError(f"{path} is no plan: {error}") from error
-        return cls.from_spec(written, vectors)
+        return cls(spec.read(written, vectors), evidence)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Upload to the Hugging Face hub with a model card; returns the commit's URL.

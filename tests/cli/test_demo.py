@@ -8,7 +8,11 @@ import pytest
 from rich.console import Console
 
 from steersman.cli.demo import document, render
-from steersman.demo.tour import Continuation, Direction, Effect, Example, Mean, Movement, Separation, Tour
+from steersman.demo.choosing import Cell, Choice
+from steersman.demo.means import Mean
+from steersman.demo.movement import Example, Movement
+from steersman.demo.steering import Continuation, Direction, Effect
+from steersman.demo.tour import Separation, Tour
 
 LAYERS = 4
 
@@ -28,12 +32,28 @@ def made_up() -> Tour:
         parameters=2_400_000,
         layers=LAYERS,
         width=128,
-        layer=2,
         separation=tuple(
             Separation(i, 0.6 + i / 10, 0.5 + i / 10, 0.65 + i / 10, 0.5, 0.7 + i / 10) for i in range(LAYERS)
         ),
         examples=96,
         sample=("I love it. It is", "I hate it. It is"),
+        choice=Choice(
+            cells=(
+                Cell(1, 2.0, mean(-0.001), 0.2, -0.001, 0.1, 0.5, within=False),
+                Cell(2, 1.0, mean(0.6), 0.04, -0.1, 0.1, 0.025, within=True),
+            ),
+            layer=2,
+            strength=1.0,
+            held_out=0.55,
+            held_out_prompts=6,
+            in_words=mean(0.1),
+            max_kl=0.1,
+            strengths=(1.0, 2.0),
+            random=39,
+            prompts=12,
+            neutral_texts=8,
+            left_out=("layer 0 (nothing separated)", "shuffled labels"),
+        ),
         directions=(
             Direction("sentiment", 48, 20.0, 0.2, 1.0, effect(0.6)),
             Direction("three pairs", 3, 40.0, 0.4, 0.9, effect(0.7)),
@@ -85,6 +105,8 @@ def test_the_document_has_the_derived_figures_too(made_up) -> None:
     assert first["random_strongest"] == 0.3
     assert len(first["random"]) == 3
     assert found["total_seconds"] == 5.0
+    assert found["layer"] == found["choice"]["layer"] == 2
+    assert [cell["kl"] for cell in found["choice"]["cells"]] == [0.2, 0.04]
 
 
 def test_nothing_is_told_that_the_figures_do_not_tell(made_up) -> None:

@@ -101,6 +101,18 @@ def test_wrong_input_is_exit_2_and_writes_nothing(steer, model, tmp_path, monkey
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("", "is empty"), ('{"clean": "a", "corrupt": "b"}\n{', "line 2 is not JSON"), ('{"clean": "a"}', "row 1 lacks"),
+     ("[]", "no JSON object")],
+)  # fmt: skip
+def test_rows_that_cannot_be_used_are_named(steer, model, tmp_path, content, message) -> None:
+    (tmp_path / "pairs.jsonl").write_text(content)
+    found = steer("patch", model, "--pairs", tmp_path / "pairs.jsonl")
+    assert found.code == 2, found.err
+    assert message in found.err
+
+
 @pytest.mark.parametrize("command", ["ablate", "patch"])
 def test_a_dry_run_runs_nothing(steer, model, monkeypatch, command) -> None:
     monkeypatch.setattr("torch.nn.Module.__call__", lambda *_, **__: pytest.fail("a forward pass"))

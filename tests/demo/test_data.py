@@ -7,7 +7,8 @@ import re
 import pytest
 
 from steersman import demo
-from steersman.demo.tour import COOKBOOK, PROMPTS
+from steersman.demo.steering import PROMPTS
+from steersman.demo.tour import COOKBOOK
 from steersman.errors import DataError
 
 

@@ -12,7 +12,11 @@ import torch
 
 import steersman as sm
 from steersman import demo
-from steersman.demo.tour import CAPITALS, COOKBOOK, PROMPTS, STRENGTHS, Effect, Mean, mean
+from steersman.demo.choosing import DRAWN, MAX_KL, NEUTRAL, TRIED
+from steersman.demo.means import Mean, mean
+from steersman.demo.movement import CAPITALS, move
+from steersman.demo.steering import PROMPTS, Effect
+from steersman.demo.tour import COOKBOOK
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -50,7 +54,7 @@ class TestModel:
 
 
 class TestTour:
-    def test_the_direction_separates_best_where_it_is_used(self, found) -> None:
+    def test_the_direction_separates_where_it_is_used(self, found) -> None:
         chosen = next(row for row in found.separation if row.layer == found.layer)
         assert chosen.accuracy >= 0.9
         assert chosen.low > chosen.shuffled
@@ -59,6 +63,44 @@ class TestTour:
     def test_at_first_the_texts_look_alike_since_they_end_alike(self, found) -> None:
         assert found.separation[0].accuracy < 0.65
         assert found.layer > found.layers // 2
+
+    def test_layer_and_strength_are_the_choice_of_a_sweep(self, model, found) -> None:
+        choice = found.choice
+        told = [row.layer for row in found.separation if row.low > row.shuffled]
+        assert [cell.layer for cell in choice.cells] == [layer for layer in told if 2 <= layer < 12]
+        chosen = next(cell for cell in choice.cells if cell.layer == choice.layer)
+        assert chosen.strength == choice.strength in TRIED
+        assert chosen.kl <= MAX_KL
+        assert chosen.effect.value >= 0.9 * max(cell.effect.value for cell in choice.cells if cell.within)
+        assert chosen.effect.low > chosen.random_high
+        assert chosen.p_value == 1 / (1 + DRAWN)
+        assert choice.held_out > chosen.random_high
+        assert choice.held_out_prompts == len(PROMPTS) // 2
+        assert abs(choice.in_words.value) < chosen.effect.value
+
+    def test_its_cells_are_those_of_plain_measurements(self, model, found) -> None:
+        from steersman.evaluation import divergence
+        from steersman.evaluation.neutral import default_texts
+
+        words = ([f" {word}" for word in demo.words(name)] for name in ("positive", "negative"))
+        mood = sm.contrast(*words, measure="balance")
+        vector = sm.extract(model, demo.pairs("sentiment"), quality=False)
+        before = mood.measure(model, PROMPTS).values
+        for cell in found.choice.cells[1::3]:
+            plan = sm.Add(vector, cell.strength, layers=cell.layer)
+            after = mood.measure(model, PROMPTS, steer=plan).values
+            assert cell.effect.value == pytest.approx((after - before).mean(), abs=1e-4)
+            kl = divergence(model, default_texts("demo")[:NEUTRAL], plan).mean
+            assert cell.kl == pytest.approx(kl, rel=1e-3, abs=1e-5)
+
+    def test_it_says_what_it_left_out_of_a_whole_sweep(self, found) -> None:
+        searched = [cell.layer for cell in found.choice.cells]
+        said = ", ".join(found.choice.left_out)
+        assert f"layers 0 to {searched[0] - 1} (nothing separated)" in said
+        assert f"layer {searched[-1] + 1} (next to the output)" in said
+        assert searched[-1] + 2 == found.layers
+        for words in ("5 of 9 strengths", "61 of 100 random", "16 of 24 neutral", "shuffled labels"):
+            assert words in said
 
     def test_the_effect_beats_every_random_direction(self, found) -> None:
         for direction in found.directions:
@@ -73,12 +115,13 @@ class TestTour:
         positive, negative = (
             [model.tokens.continuation(f" {word}")[0] for word in demo.words(name)] for name in ("positive", "negative")
         )
-        for strength in STRENGTHS:
+        chosen = found.choice.strength
+        for strength in (-chosen, 0.0, chosen):
             chances = model.logits(PROMPTS[0], steer=sm.Add(vector, strength, layers=found.layer))[0, -1].softmax(-1)
             balance = float(chances[positive].sum() - chances[negative].sum())
             assert found.continuations[0].balance[strength] == pytest.approx(balance, abs=1e-4)
-        text = model.generate(PROMPTS[0], steer=sm.Add(vector, 2.0, layers=found.layer), max_new_tokens=14)
-        assert found.continuations[0].texts[2.0] == text
+        text = model.generate(PROMPTS[0], steer=sm.Add(vector, chosen, layers=found.layer), max_new_tokens=14)
+        assert found.continuations[0].texts[chosen] == text
         three = sm.extract(model, COOKBOOK, quality=False)
         cosine = torch.cosine_similarity(three[found.layer], vector[found.layer], dim=0)
         assert found.directions[1].cosine == pytest.approx(float(cosine), abs=1e-4)
@@ -95,9 +138,7 @@ class TestTour:
         assert model.generate("The capital of Germany is", steer=plan, max_new_tokens=1) == " Paris"
 
     def test_another_seed_changes_controls_and_nothing_else(self, model, found) -> None:
-        from steersman.demo.tour import _movement
-
-        other = _movement(model, seed=1)
+        other = move(model, seed=1)
         assert [m.value for m in other.subject] == [m.value for m in found.movement.subject]
         assert replace(found, seed=1) != found
 
@@ -128,7 +169,7 @@ def test_the_demo_prints_every_number_with_its_control(model, found, capsys, mon
     assert "\x1b" not in text
     assert max(map(len, text.splitlines())) <= 100
     assert re.search(r"sentiment, 48 pairs +-0\.\d\d", text)
-    for word in ("shuffled", "random", "control", "n = 12", "n = 10", "95%"):
+    for word in ("shuffled", "random", "control", "n = 12", "n = 10", "95%", "Left out", "chosen"):
         assert word in text
     assert cli.run(["demo", "--json"]) == 0
     assert '"schema": "steersman.demo/1"' in capsys.readouterr().out

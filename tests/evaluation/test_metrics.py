@@ -166,3 +166,31 @@ def test_seeds_of_samples_do_not_depend_on_batches(model) -> None:
     alone = draw(model, ["Paris"], None, Sampling(texts=1, max_new_tokens=4), 8)
     assert few.tokens[0] == alone.tokens[0]
     assert np.array_equal(few.prompts[0], alone.prompts[0])
+
+
+def test_effect_at_a_budget_and_efficiency_do_not_know_the_length_of_a_vector(gpt2) -> None:
+    """By hand: slope over root of Fisher information from central differences, and the KL on the same texts."""
+    from steersman.evaluation.divergence import divergence
+
+    prompts, texts = (
+        ["The good was", "a bad and", "the great is"],
+        ["the good is a bad and the great", "a was of the good"],
+    )
+    target = sm.contrast(" great", " awful")
+    v = torch.randn(gpt2.d_model, generator=torch.Generator().manual_seed(2))
+    rows = []
+    for length in (1.0, 5.0):
+        found = sm.evaluate(
+            gpt2, sm.Add(length * v, 0.4 / length, layers=1), target=target, prompts=prompts, neutral=texts,
+            facts=False, generate=False, random=0, max_kl=0.02, other_prompts=["of the"],
+        )  # fmt: skip
+        assert found["effect_at_budget"].details["kl"] == pytest.approx(0.02, rel=0.03)
+        rows.append((found["effect_at_budget"].value, found["efficiency"].value, found["transfer"].value))
+    assert rows[0] == pytest.approx(rows[1], rel=1e-3)
+    small = found["efficiency"].details["measured_at"] * 0.4
+    up, down = (target.measure(gpt2, prompts, steer=sm.Add(v, s * small, layers=1)).values for s in (1, -1))
+    fisher = 2 * divergence(gpt2, texts, sm.Add(v, small, layers=1)).mean / small**2
+    assert rows[0][1] == pytest.approx(float(((up - down) / (2 * small)).mean() / fisher**0.5), rel=1e-3)
+    before = target.measure(gpt2, ["of the"]).values
+    elsewhere = target.measure(gpt2, ["of the"], steer=sm.Add(v, 0.4, layers=1)).values - before
+    assert rows[0][2] == pytest.approx(float(elsewhere.mean()) / found["effect"].value, rel=1e-3)

@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from tests.evaluation.by_hand import log_probability, logits
+from tests.evaluation.by_hand import adding, log_probability, logits
 
 import steersman as sm
 from steersman.errors import DataError
@@ -163,3 +163,33 @@ def test_a_probe_gives_its_log_odds(gpt2) -> None:
     assert other.measure(gpt2, PROMPTS).values == pytest.approx(np.log(chances[:, 0] / chances[:, 1]))
     with pytest.raises(DataError, match="name the layer="):
         ActivationTarget(probe, layer=2)
+
+
+@pytest.mark.parametrize("words", [[" great"], [" great", " good the"]])
+def test_log_odds_weigh_continuations_against_everything_else(model, words: list[str], direction) -> None:
+    target = sm.log_odds(words)
+    plan = sm.Add(direction, layers=1)
+    found = target.measure(model, PROMPTS, steer=plan, sources=["a", "a", "b"])
+    assert found.sources == ("a", "a", "b")
+    for value, prompt in zip(found.values, PROMPTS, strict=True):
+        ids, likely = model.tokens.encode(prompt), 0.0
+        for word in words:
+            more = model.tokens.continuation(word)
+            change = adding(direction, len(ids) - 1)
+            rows = logits(model.hf, model.hf.config.model_type, [*ids, *more], 1, change)
+            likely += float(np.exp(log_probability(rows, len(ids), more)))
+        assert value == pytest.approx(np.log(likely) - np.log(1 - likely), abs=1e-4)
+    assert json.loads(json.dumps(target.describe())) == {"kind": "log_odds", "unit": "nats", "positive": words}
+    assert target.in_words() is None
+    assert sm.log_odds(" great", instruction="Be kind.").in_words() == "Be kind."
+
+
+def test_log_odds_stay_finite_where_all_is_certain_and_refuse_what_is_no_text() -> None:
+    from steersman.evaluation.items import Scores
+
+    sure = Scores(np.array([0.0, 1e-9, -40.0]), np.zeros(3), np.arange(3), ("a", "b", "c"))
+    assert np.isfinite(sm.log_odds(" a").values(sure)).all()
+    assert sm.log_odds(" a").values(sure)[2] == pytest.approx(-40)
+    for bad in ([], [""], [3]):
+        with pytest.raises(DataError, match="at least one text"):
+            sm.log_odds(bad)

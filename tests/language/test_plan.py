@@ -231,3 +231,22 @@ def test_a_function_is_not_saved(tmp_path: Path) -> None:
         with pytest.raises(UnsupportedError, match="a function is not data"):
             attempt()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_evidence_goes_into_the_file_and_is_no_part_of_what_a_plan_is(tmp_path: Path) -> None:
+    evidence = {"kind": "sweep", "row": {"layer": 1, "effect": 0.5, "p_value": None}, "layers": (1, 2)}
+    one = Add(torch.ones(WIDTH), 2.0, layers=1)
+    plain, chosen = Plan(one), Plan(one, evidence)
+    assert plain == chosen
+    assert hash(plain) == hash(chosen)
+    assert plain.spec() == chosen.spec()
+    assert Plan.of(chosen).evidence == {**evidence, "layers": [1, 2]}
+    assert (chosen + plain).evidence is None  # a choice of one plan says nothing of two
+    assert Plan.load(chosen.save(tmp_path / "plan.safetensors")).evidence == chosen.evidence
+    assert Plan.load(plain.save(tmp_path / "plain.safetensors")).evidence is None
+    evidence["kind"] = "other"
+    assert chosen.evidence["kind"] == "sweep"  # a copy of its own
+    with pytest.raises(InterventionError, match="evidence of a plan must be JSON"):
+        Plan(one, {"p": float("nan")})
+    with pytest.raises(InterventionError, match="mapping"):
+        Plan(one, ["p"])  # pyright: ignore[reportArgumentType]

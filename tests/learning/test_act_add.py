@@ -9,7 +9,8 @@ import torch
 from tests.models import tiny, tiny_tokenizer
 
 import steersman as sm
-from steersman.errors import DataError, MismatchError, NotAppliedError
+from steersman.errors import DataError, MismatchError, NotAppliedError, PromptError
+from steersman.model.tokens import Tokens
 
 
 @pytest.fixture(scope="module", params=["gpt2", "llama", "gpt_neox"])
@@ -35,6 +36,31 @@ def test_the_shorter_prompt_is_padded_with_spaces(model: sm.SteeringModel) -> No
     back = sm.act_add(model, "I hate it", "love", 1, 1)
     steered = model.logits("love" + " " * missing, steer=back)
     torch.testing.assert_close(steered, model.logits("I hate it"), rtol=1e-5, atol=1e-5)
+
+
+def test_of_several_tokens_that_a_space_is_the_last_one_pads(
+    model: sm.SteeringModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As sentencepiece's do, which put a mark of their own before it."""
+    space, mark = model.tokens.continuation(" ")[0], model.tokens.continuation("#")[0]
+    expected = sm.act_add(model, "love", "I hate it", 1)
+    plain = Tokens.continuation
+    monkeypatch.setattr(Tokens, "continuation", lambda self, text: [mark, space] if text == " " else plain(self, text))
+    assert sm.act_add(model, "love", "I hate it", 1) == expected
+
+
+def test_blocks_above_do_not_run(model: sm.SteeringModel) -> None:
+    seen: list[int] = []
+    hooks = [
+        block.register_forward_hook(lambda m, args, out, layer=layer: seen.append(layer))
+        for layer, block in enumerate(model.architecture.blocks)
+    ]
+    try:
+        sm.act_add(model, "love", "hate", 1)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert 2 not in seen
 
 
 def test_each_token_gets_c_times_its_own_difference_and_the_rest_nothing(model: sm.SteeringModel) -> None:
@@ -80,5 +106,8 @@ def test_what_cannot_be_added_is_refused(model: sm.SteeringModel) -> None:
         sm.act_add(model, "love", "love ", 1)
     with pytest.raises(MismatchError, match="names layer 9"):
         sm.act_add(model, "love", "hate", 9)
+    if model.architecture.max_positions is not None:
+        with pytest.raises(PromptError, match="256 positions"):
+            sm.act_add(model, "love" * 100, "hate", 1)
     with pytest.raises(NotAppliedError, match=r"prompt\[3\]"):
         model.logits("so", steer=sm.act_add(model, "love", "hate", 1))

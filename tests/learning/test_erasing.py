@@ -19,6 +19,7 @@ from torch import Tensor
 import steersman as sm
 from steersman.errors import DataError, InterventionError
 from steersman.extraction.erasing import EraserFitter, Moments, leace
+from steersman.values import LayerValues
 
 N, WIDTH = 300, 10
 
@@ -159,8 +160,26 @@ def test_the_fitter_and_the_shortcut_agree() -> None:
     assert streamed.layers == whole.layers == (2, 5)
     for layer, values in acts.items():
         torch.testing.assert_close(erase(values, streamed[layer]), erase(values, whole[layer]), rtol=1e-4, atol=1e-4)
+    assert (streamed.name, streamed.site) == ("c", "resid_post")
     with pytest.raises(DataError, match=r"has seen layers \[2, 5\]"):
         fitter.update({2: x}, labels)
+    with pytest.raises(DataError, match=r"of resid_post, not .* of mlp_out"):
+        fitter.update(LayerValues(acts, site="mlp_out"), labels)
+    with pytest.raises(DataError, match=f"layer 5 has width {WIDTH - 1}, and had {WIDTH} before"):
+        fitter.update({2: acts[2], 5: acts[5][:, 1:]}, labels)
+    for layer in acts:  # what was refused has left no trace
+        assert all(torch.equal(a, b) for a, b in zip(fitter.eraser()[layer], streamed[layer], strict=True))
+
+
+def test_what_does_not_vary_is_left_alone() -> None:
+    """Within a subspace the map is that of the subspace: rounding outside of it is not taken for variance."""
+    x, labels = data(3)
+    plane = torch.linalg.qr(torch.randn(25, WIDTH, generator=torch.Generator().manual_seed(3), dtype=torch.float64))[0]
+    inside = fitted(x @ plane.T, labels)
+    torch.testing.assert_close(erase(x @ plane.T, inside), erase(x, fitted(x, labels)) @ plane.T, rtol=1e-8, atol=1e-8)
+    outside = torch.randn(25, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    outside = outside - plane @ (plane.T @ outside)
+    torch.testing.assert_close(erase(outside + inside[2], inside), outside + inside[2], rtol=1e-8, atol=1e-8)
 
 
 def test_fewer_examples_than_dimensions_still_erase_and_are_warned_about(caplog: pytest.LogCaptureFixture) -> None:
@@ -194,6 +213,7 @@ def model() -> sm.SteeringModel:
 def test_it_erases_where_it_was_fitted(model: sm.SteeringModel, site: str, tmp_path: Path) -> None:
     acts = sm.activations(model, TEXTS, layers=1, site=site)
     plan = sm.Plan(sm.Erase(sm.fit_eraser(acts, LABELS, shrinkage=True)))
+    assert plan[0].eraser.origin == acts.origin is not None  # type: ignore[attr-defined]
     erased = sm.activations(model, TEXTS, layers=1, site=site, steer=plan)[1].flatten(1)
     torch.testing.assert_close(erased[:5].mean(0), erased[5:].mean(0), rtol=1e-4, atol=1e-4)
     assert float((acts[1].flatten(1)[:5].mean(0) - acts[1].flatten(1)[5:].mean(0)).norm()) > 0.1

@@ -181,6 +181,9 @@ def test_lda_shrinks_as_ledoit_and_wolf_do(n: int) -> None:
 def test_lda_refuses_what_it_cannot_estimate() -> None:
     with pytest.raises(DataError, match="full rank"):
         lda(*pairs(4), shrinkage=0)
+    positive, negative = pairs(7)
+    with pytest.raises(DataError, match="13 examples give no covariance of full rank in 12 dimensions"):
+        lda(positive, negative[:6], shrinkage=0)  # two of thirteen go into the means
     with pytest.raises(DataError, match="two examples"):
         lda(*pairs(1))
     with pytest.raises(DataError, match="between 0 and 1"):

@@ -55,6 +55,14 @@ def test_pairs_that_share_nothing_show_nothing() -> None:
     assert abs(np.mean([one.split_half for one in found if one is not None])) < 0.05
 
 
+def test_pairs_that_contradict_each_other_have_no_agreement_at_full_length() -> None:
+    shift = torch.linspace(-1, 1, 16, dtype=torch.float64)
+    found = consistency(torch.stack([shift, -shift]), torch.zeros(2, 16, dtype=torch.float64), names(2))
+    assert found is not None
+    assert (found.split_half, found.r_squared) == (pytest.approx(-1), pytest.approx(-1 / 2))
+    assert found.split_half_full is None
+
+
 def test_the_figures_by_hand() -> None:
     positive, negative = pairs(20, 2)
     found, differences = consistency(positive, negative, names(20)), positive - negative
@@ -140,7 +148,9 @@ def test_examples_without_a_shortcut_raise_no_warning() -> None:
 
 
 def test_examples_of_different_lengths_are_warned_about() -> None:
-    assert warnings(texts(20, 12), texts(20, 8, 1)) == ["length"]
+    assert warnings(texts(20, 12), texts(20, 8, 1)) == warnings(texts(20, 8), texts(20, 12, 1)) == ["length"]
+    mostly = [*texts(15, 12), *texts(5, 8, 2)]  # in three of four pairs, which chance may do
+    assert warnings(mostly, texts(20, 10, 1), paired=True) == []
     lengths = [length for length in range(3, 23) for _ in range(1)]
     long, short = ([texts(1, length + more, length + 50 * more)[0] for length in lengths] for more in (1, 0))
     assert warnings(long, short, paired=True) == ["length"]
@@ -166,11 +176,14 @@ def test_one_word_that_gives_the_class_away_is_warned_about() -> None:
     for number, text in enumerate(positive):
         text[4 + number % 4] = 77
     assert warnings(positive, negative) == ["word"]
+    positive[0][4] = 78  # nineteen in twenty are enough
+    assert warnings(positive, negative) == ["word"]
     assert "<77>" in leakage(negative, positive, paired=False, decode=lambda ids: f"<{ids[0]}>")[0]
 
 
 def test_few_examples_are_not_judged() -> None:
     assert warnings(texts(7, 20), texts(7, 5)) == []
+    assert warnings(texts(7, 20), texts(30, 5)) == warnings(texts(30, 20), texts(7, 5)) == []
 
 
 # -- with a vector ----------------------------------------------------------------------------------------------

@@ -147,14 +147,21 @@ def test_showing_what_is_read(model: sm.SteeringModel) -> None:
     with console.capture() as captured:
         console.print(view)
     assert "<s>it is great" in captured.get()
+    shown = view.__rich__()
+    marked = [shown.plain[span.start : span.end] for span in shown.spans if span.style == "bold reverse"]
+    assert marked == [" great", " awful"]
 
 
 def test_showing_a_response_and_a_long_text(model: sm.SteeringModel) -> None:
     view = sm.show_read(model, [CHAT], read="response")
     assert str(view).endswith("⏎⟦it is great. (B)⟧")
-    assert "mean of" in str(view)
+    length = len(model.tokens.encode(CHAT))
+    read = len(Read.parse("response").tokens(model.tokens, Encoded.of(model.tokens, CHAT), "text 0"))
+    assert f"(mean of {read} of {length} tokens)" in str(view)
     long = str(sm.show_read(model, ["x" * 300 + "!"]))
     assert "x … x" in long
     assert long.endswith("x⟦!⟧")
     with pytest.raises(DataError, match="negative 0 does not contain"):
         sm.show_read(model, sm.ContrastPairs(["a: b"], ["b"]), read=sm.after("a:"))
+    with pytest.raises(DataError, match="text 4 does not contain"):  # all are checked, also those not shown
+        sm.show_read(model, ["a: b"] * 4 + ["b"], read=sm.after("a:"), count=1)

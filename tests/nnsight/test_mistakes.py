@@ -6,14 +6,14 @@ import copy
 import pickle
 import subprocess
 import sys
+import warnings
 from functools import cache
-from typing import Any
 
 import pytest
 import torch
-from tests.model.running import steering_model
+from tests.model.running import fresh_model, steering_model
 
-import steersman as sm
+import nnsight
 from steersman.errors import (
     InterventionError,
     MismatchError,
@@ -24,6 +24,7 @@ from steersman.errors import (
     VersionError,
 )
 from steersman.nnsight import LanguageModel
+from steersman.nnsight.plain_calls import EditNotAppliedWarning
 from steersman.nnsight.versions import check_version
 
 
@@ -129,7 +130,32 @@ def test_an_edited_model_called_plainly() -> None:
         model.transformer.h[0].output[0][:] = 0
     with pytest.raises(UnsupportedError, match=r"edits do not act.*edited.trace.*SteeringModel.edit"):
         edited(torch.tensor([[1, 2]]))
-    assert model(torch.tensor([[1, 2]])).logits.shape[1] == 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", EditNotAppliedWarning)
+        assert model(torch.tensor([[1, 2]])).logits.shape[1] == 2
+
+
+def test_an_edit_expected_to_act_on_the_plain_module() -> None:
+    hooks = fresh_model("gpt2")
+    model = LanguageModel(hooks.hf, tokenizer=hooks.tokenizer)
+    ids = torch.tensor([[1, 2]])
+    plainly = hooks.hf(ids).logits
+    with model.edit() as edited:
+        model.transformer.h[0].output[0][:] = 0
+    with edited.trace(ids):
+        traced = edited.lm_head.output.save()
+    with pytest.warns(EditNotAppliedWarning, match=r"edits .*do not act.*edited.trace.*SteeringModel.edit\(plan\)"):
+        again = hooks.hf(ids).logits
+    assert torch.equal(again, plainly)
+    assert (traced - plainly).abs().max() > 0.1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        hooks.hf(ids)  # said once
+        with model.edit(inplace=True) as tracer:
+            model.transformer.h[0].output[0][:] = 0
+        model.clear_edits()
+        hooks.hf(ids)  # nothing is kept any more
+        assert tracer is not None
 
 
 def test_an_index_that_selects_nothing() -> None:
@@ -181,77 +207,6 @@ def test_what_is_saved_is_a_tensor_for_every_purpose() -> None:
     assert not hasattr(torch.ones(1), "value")
 
 
-def test_gradients_reach_the_models_own_tensors() -> None:
-    model = opened()
-    with model.trace("a b"):
-        hidden = model.transformer.h[1].output
-        loss = model.lm_head.output[0, -1, 3]
-        with loss.backward():
-            gradient = hidden.grad.save()
-    assert gradient.shape == (1, gradient.shape[1], 32)
-    assert gradient.abs().max() > 0
-
-
-def test_old_and_new_spellings_side_by_side() -> None:
-    model, v = opened("llama"), torch.ones(32)
-    results = []
-    with model.trace("a b"):
-        model.model.layers[1].output[0][:, -1, :] += v
-        results.append(model.lm_head.output.save())
-    with model.trace("a b"):
-        model.model.layers[1].output[:, -1, :] += v
-        results.append(model.lm_head.output.save())
-    with model.trace("a b"):
-        old = model.model.layers[1].output[0].clone()
-        old[:, -1] += v
-        model.model.layers[1].output = (old, *model.model.layers[1].output[1:])
-        results.append(model.lm_head.output.save())
-    with model.trace("a b"):
-        model.blocks[1].resid_post[:, -1] += v
-        results.append(model.lm_head.output.save())
-    for found in results[1:]:
-        torch.testing.assert_close(found.value, results[0].value)
-    with model.trace("a b"):
-        model.blocks[1].skip(model.blocks[1].input)
-        skipped = model.blocks[1].output.save()
-        before = model.blocks[2].input.save()
-    assert torch.equal(skipped, before)
-    with model.trace("a b"):
-        names = model.blocks[1].attention.source
-        del names
-        fine = model.blocks[1].mlp.output.save()
-    assert fine.shape[-1] == 32
-    with model.scan("a b"):
-        shape = model.blocks[1].output[0].shape.save()
-    assert tuple(shape)[-1] == 32
-    with model.session():
-        with model.trace("a b"):
-            kept = model.blocks[0].output
-        with model.trace("b a"):
-            model.blocks[0].output[0][:] = kept[0]
-            out = model.blocks[0].output.save()
-    assert out.shape[-1] == 32
-
-
-def test_heads_by_name() -> None:
-    for family in ("gpt2", "llama"):
-        hooks, model = steering_model(family), opened(family)
-        with model.trace("a b"):
-            model.blocks[1].heads[:, :, 2] = 0
-            logits = model.lm_head.output.save()
-        torch.testing.assert_close(logits.detach().value, hooks.logits("a b", steer=sm.Zero(sm.heads(1, 2))))
-
-
-def test_scaled_sites_are_written_back() -> None:
-    hooks, model = steering_model("granite"), opened("granite")
-    v = torch.ones(32)
-    with model.trace("a b"):
-        model.blocks[1].attn_out[:] += v
-        logits = model.output.logits.save()
-    wanted = hooks.logits("a b", steer=sm.Add(v, layers=1, site="attn_out", positions="all"))
-    torch.testing.assert_close(logits.detach(), wanted)
-
-
 def test_versions_outside_the_tested_range_are_refused_with_the_fix() -> None:
     check_version("0.8.1")
     check_version("0.8.9")
@@ -262,31 +217,19 @@ def test_versions_outside_the_tested_range_are_refused_with_the_fix() -> None:
     assert issubclass(VersionError, SteersmanError)
 
 
-def test_the_users_model_and_tokenizer_stay_as_they_were() -> None:
-    hooks = steering_model("mistral")
-    side, pad = hooks.tokenizer.padding_side, hooks.tokenizer.pad_token
-    before = [dict(vars(module)).keys() for module in hooks.hf.modules()]
-    model: Any = LanguageModel(hooks, dispatch=False)
-    assert [dict(vars(module)).keys() for module in hooks.hf.modules()] == before
-    assert (hooks.tokenizer.padding_side, hooks.tokenizer.pad_token) == (side, pad)
-    assert model.lm_head.weight is hooks.hf.lm_head.weight, "the same weights"
-
-
-@pytest.mark.parametrize("dispatch", [True, False])
-def test_it_opens_from_a_folder_and_by_name(dispatch: bool, tmp_path: Any) -> None:
-    hooks = steering_model("gpt2")
-    hooks.save_pretrained(tmp_path)
-    model = LanguageModel(tmp_path, dispatch=dispatch)
-    assert model.dispatched is dispatch
-    with model.trace("a b"):
-        logits = model.lm_head.output.save()
-    torch.testing.assert_close(logits.detach().value, hooks.logits("a b"))
-    demo = LanguageModel("demo", dispatch=dispatch)
-    with demo.trace("I think"):
-        logits = demo.lm_head.output.save()
-    torch.testing.assert_close(logits.detach().value, sm.demo_model().logits("I think"))
-
-
 def test_steersman_alone_loads_no_nnsight() -> None:
     code = "import sys, steersman; steersman.Plan; assert 'nnsight' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_block_output_in_a_saved_list_is_a_tensor_after_the_trace() -> None:
+    model = opened()
+    with model.trace(["a b", "b a"]):
+        kept = nnsight.save([model.transformer.h[1].output])
+    assert kept[0][1].shape == kept[0].shape[1:], "row 1, and no item of a tuple"
+    assert len(kept[0]) == 2
+
+
+def test_a_model_prints_its_parts() -> None:
+    assert repr(opened()).startswith("GPT2LMHeadModel(\n  (transformer): GPT2Model(")
+    assert repr(opened().blocks[0]).startswith("GPT2Block(")

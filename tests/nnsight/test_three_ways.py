@@ -1,4 +1,4 @@
-"""Steersman, today's nnsight tracing and forward hooks written by hand do the same, in a padded batch.
+"""Steersman, today's nnsight tracing and forward hooks written by hand do the same, in a padded batch and alone.
 
 One test per way of steering, on two families; the hooks know neither the package nor nnsight, and run each prompt
 alone, unpadded. The traces use the notation of nnsight 0.8 itself: ``.output[:, ...]``, ``iter``, one row per prompt.
@@ -29,6 +29,7 @@ class Ways:
     family: str
     model: sm.SteeringModel
     traced: LanguageModel
+    prompts: list[str]
 
     @property
     def blocks(self) -> Any:
@@ -49,7 +50,7 @@ class Ways:
 
     def agree(self, steered: Tensor, traced: Tensor, edits: Any) -> None:
         """Both batches, row by row, beside hooks on each row alone; and the edits do something."""
-        for row, prompt in enumerate(PROMPTS):
+        for row, prompt in enumerate(self.prompts):
             length = len(self.ids(prompt))
             wanted = self.by_hand(prompt, *edits(prompt))
             assert_close(steered[row, -length:], wanted, prompt)
@@ -58,14 +59,14 @@ class Ways:
 
 
 @cache
-def opened(family: str) -> Ways:
+def opened(family: str, rows: str) -> Ways:
     model = steering_model(family)
-    return Ways(family, model, LanguageModel(model))
+    return Ways(family, model, LanguageModel(model), PROMPTS if rows == "batch" else PROMPTS[:1])
 
 
-@pytest.fixture(params=["gpt2", "llama"])
+@pytest.fixture(params=[(family, rows) for family in ("gpt2", "llama") for rows in ("batch", "single")], ids="-".join)
 def ways(request: pytest.FixtureRequest) -> Ways:
-    return opened(request.param)
+    return opened(*request.param)
 
 
 def last(v: Tensor) -> by_hand.Change:
@@ -74,15 +75,15 @@ def last(v: Tensor) -> by_hand.Change:
 
 def test_basic_intervention(ways: Ways) -> None:
     v = vector(ways.model, 1)
-    with ways.traced.trace(PROMPTS):
+    with ways.traced.trace(ways.prompts):
         ways.blocks[LAYER].output[:, -1, :] += v
         logits = ways.traced.lm_head.output.save()
-    steered = ways.model.logits(PROMPTS, steer=sm.Add(v, layers=LAYER))
+    steered = ways.model.logits(ways.prompts, steer=sm.Add(v, layers=LAYER))
     ways.agree(steered, logits, lambda _: [("resid_post", LAYER, last(v))])
 
 
 def test_contrastive_difference(ways: Ways) -> None:
-    positive, negative = PROMPTS, [f"{prompt} bad" for prompt in PROMPTS]
+    positive, negative = ways.prompts, [f"{prompt} bad" for prompt in ways.prompts]
     own = sm.extract(ways.model, sm.ContrastPairs(positive, negative), read="last", quality=False)[LAYER]
     found: list[Tensor] = []
     for side in (positive, negative):
@@ -95,25 +96,25 @@ def test_contrastive_difference(ways: Ways) -> None:
 
 def test_applying_to_every_token(ways: Ways) -> None:
     v = vector(ways.model, 2)
-    with ways.traced.trace(PROMPTS):
+    with ways.traced.trace(ways.prompts):
         ways.blocks[LAYER].output[:] += 1.5 * v
         logits = ways.traced.lm_head.output.save()
-    steered = ways.model.logits(PROMPTS, steer=sm.Add(v, 1.5, layers=LAYER, positions="all"))
+    steered = ways.model.logits(ways.prompts, steer=sm.Add(v, 1.5, layers=LAYER, positions="all"))
     ways.agree(steered, logits, lambda _: [("resid_post", LAYER, by_hand.add(1.5 * v))])
 
 
 @pytest.mark.parametrize("layers", [{LAYER: 1.0}, {0: 0.5, 1: 1.0, 2: 1.5}], ids=["one layer", "several"])
 def test_generation_and_several_layers(ways: Ways, layers: dict[int, float]) -> None:
     v, new = vector(ways.model, 3), 5
-    texts = ways.model.generate(PROMPTS, steer=sm.Add(v, layers=layers), max_new_tokens=new)
+    texts = ways.model.generate(ways.prompts, steer=sm.Add(v, layers=layers), max_new_tokens=new)
     with ways.traced.generate(max_new_tokens=new, do_sample=False) as tracer:
-        with tracer.invoke(PROMPTS):
+        with tracer.invoke(ways.prompts):
             for _ in tracer.iter[:new]:
                 for layer, weight in layers.items():
                     ways.blocks[layer].output[:, -1, :] += weight * v
         with tracer.invoke():
             ids = ways.traced.generator.output.save()
-    for row, prompt in enumerate(PROMPTS):
+    for row, prompt in enumerate(ways.prompts):
         own = ways.ids(prompt)
         first = len(own) - 1
         wanted = list(own)
@@ -126,22 +127,22 @@ def test_generation_and_several_layers(ways: Ways, layers: dict[int, float]) -> 
 
 
 def test_persistent_editing(ways: Ways) -> None:
-    source = ways.read(PROMPTS[0], 2)[-1] + vector(ways.model, 4)
+    source = ways.read(ways.prompts[0], 2)[-1] + vector(ways.model, 4)
     edited = ways.model.edit(sm.Replace(source, layers=2, positions="last"))
     with ways.traced.edit() as (_, edited_trace):
         ways.blocks[2].output[:, -1, :] = source
-    with edited_trace.trace(PROMPTS):
+    with edited_trace.trace(ways.prompts):
         logits = ways.traced.lm_head.output.save()
     edits = [("resid_post", 2, lambda h: torch.cat([h[:-1], source[None]]))]
-    ways.agree(edited.logits(PROMPTS), logits, lambda _: edits)
+    ways.agree(edited.logits(ways.prompts), logits, lambda _: edits)
 
 
 def test_zero_ablation_of_a_head(ways: Ways) -> None:
     width = ways.model.d_model // ways.model.n_heads
-    with ways.traced.trace(PROMPTS):
+    with ways.traced.trace(ways.prompts):
         ways.projection.input[:, :, width : 2 * width] = 0
         logits = ways.traced.lm_head.output.save()
-    steered = ways.model.logits(PROMPTS, steer=sm.Zero(sm.heads(LAYER, 1)))
+    steered = ways.model.logits(ways.prompts, steer=sm.Zero(sm.heads(LAYER, 1)))
     change = by_hand.put(range(width, 2 * width), torch.zeros(()))
     ways.agree(steered, logits, lambda _: [("z", LAYER, change)])
 
@@ -150,10 +151,10 @@ def test_mean_ablation(ways: Ways) -> None:
     means = sm.mean_activations(ways.model, PROMPTS[::2], sites=sm.block(LAYER))
     wanted = torch.cat([ways.read(prompt)[1:] for prompt in PROMPTS[::2]]).mean(0)
     assert_close(means[LAYER], wanted)
-    with ways.traced.trace(PROMPTS):
+    with ways.traced.trace(ways.prompts):
         ways.blocks[LAYER].output[:] = wanted
         logits = ways.traced.lm_head.output.save()
-    steered = ways.model.logits(PROMPTS, steer=sm.Mean(sm.block(LAYER), means))
+    steered = ways.model.logits(ways.prompts, steer=sm.Mean(sm.block(LAYER), means))
     ways.agree(steered, logits, lambda _: [("resid_post", LAYER, lambda h: wanted.expand_as(h))])
 
 
@@ -170,20 +171,20 @@ def test_activation_addition_as_published(ways: Ways) -> None:
     def change(h: Tensor) -> Tensor:
         return torch.cat([h[:size] + difference, h[size:]])
 
-    lengths = [len(ways.ids(prompt)) for prompt in PROMPTS]
+    lengths = [len(ways.ids(prompt)) for prompt in ways.prompts]
     starts = [max(lengths) - length for length in lengths]  # padding is on the left
-    with ways.traced.trace(PROMPTS):
+    with ways.traced.trace(ways.prompts):
         for row, start in enumerate(starts):
             ways.blocks[LAYER].input[row, start : start + size, :] += difference
         logits = ways.traced.lm_head.output.save()
-    ways.agree(ways.model.logits(PROMPTS, steer=plan), logits, lambda _: [("resid_pre", LAYER, change)])
+    ways.agree(ways.model.logits(ways.prompts, steer=plan), logits, lambda _: [("resid_pre", LAYER, change)])
 
 
 def test_probing_reads_the_same(ways: Ways) -> None:
-    acts = sm.activations(ways.model, PROMPTS, layers=[LAYER], read="last")[LAYER]
-    with ways.traced.trace(PROMPTS):
+    acts = sm.activations(ways.model, ways.prompts, layers=[LAYER], read="last")[LAYER]
+    with ways.traced.trace(ways.prompts):
         rows = ways.blocks[LAYER].output[:, -1, :].save()
-    wanted = torch.stack([ways.read(prompt)[-1] for prompt in PROMPTS])
+    wanted = torch.stack([ways.read(prompt)[-1] for prompt in ways.prompts])
     assert_close(acts, wanted)
     assert_close(rows.detach(), wanted)
 

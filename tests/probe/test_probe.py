@@ -223,6 +223,34 @@ def test_probabilities_are_calibrated_on_new_data(c: float, most: float) -> None
         assert probe.frame()["temperature"][3] > 2
 
 
+def test_probabilities_of_several_classes_are_calibrated_too() -> None:
+    """An overfitted probe of three classes is far too sure before its temperature, and about right after it."""
+    rng = np.random.default_rng(3)
+    centres = np.zeros((3, 60))
+    centres[[0, 1, 2], [0, 1, 2]] = 1.5
+
+    def draw(n: int) -> tuple[np.ndarray, np.ndarray]:
+        labels = np.arange(n) % 3
+        return centres[labels] + rng.normal(size=(n, 60)), labels
+
+    values, labels = draw(240)
+    probe = sm.LinearProbe(c=10.0, shuffles=0).fit(acts(values), labels)
+    fresh, truth = draw(3000)
+
+    def surprise(p: np.ndarray) -> float:
+        return float(-np.log(p[np.arange(len(p)), truth]).mean())
+
+    raw = torch.from_numpy(probe._layers[3].logits(fresh)).softmax(1).numpy()
+    calibrated = probe.probabilities(torch.from_numpy(fresh)).numpy()
+    assert calibrated.shape == (3000, 3)
+    np.testing.assert_allclose(calibrated.sum(1), 1)
+    assert (calibrated.argmax(1) == raw.argmax(1)).all()
+    right = (calibrated.argmax(1) == truth).mean()
+    assert abs(calibrated.max(1).mean() - right) < 0.08
+    assert raw.max(1).mean() - right > 0.15
+    assert surprise(calibrated) < 0.5 * surprise(raw)
+
+
 def test_temperature_recovers_a_known_one_and_stays_finite_for_separable_classes() -> None:
     rng = np.random.default_rng(0)
     true = rng.normal(size=4000)

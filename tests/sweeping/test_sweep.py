@@ -174,7 +174,10 @@ def test_the_choice_is_within_budget_and_a_plan(swept) -> None:
     best = found.best(max_kl=budget)
     assert best in allowed
     assert best.tune_effect >= 0.9 * max(row.tune_effect for row in allowed)
-    assert found.plan(max_kl=budget) == sm.Plan(sm.Add(v, best.strength, layers=[best.layer]))
+    plan = found.plan(max_kl=budget)
+    assert plan == sm.Plan(sm.Add(v, best.strength, layers=[best.layer]))
+    assert plan.evidence["row"]["kl"] == best.kl
+    assert plan.evidence["items"] == 9
     with pytest.raises(DataError, match="no cell moves"):
         found.best(max_kl=1e-12)
     front = found.pareto()

@@ -7,6 +7,7 @@ os.environ |= {
     "HF_HUB_OFFLINE": "1",
     "OMP_NUM_THREADS": "1",
     "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
 }
@@ -38,7 +39,7 @@ def models(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def engine(models):
-    """Makes an engine in place of the last one."""
+    """Makes an engine, of a model by its name or of a folder, in place of the last one."""
     held = []
 
     def make(name, **options):
@@ -54,7 +55,7 @@ def engine(models):
             "disable_log_stats": False,
             **options,
         }
-        held.append(SteeredLLM(models[name][0], **settings))
+        held.append(SteeredLLM(models[name][0] if name in models else name, **settings))
         return held[0]
 
     yield make
@@ -62,15 +63,9 @@ def engine(models):
 
 
 def close(held):
-    from vllm.distributed import cleanup_dist_env_and_memory
-
     while held:
-        llm = held.pop()
-        core = llm.llm.llm_engine.engine_core
-        core.shutdown()
-        del llm, core
+        held.pop().close()
         gc.collect()
-        cleanup_dist_env_and_memory()
 
 
 torch.set_num_threads(1)

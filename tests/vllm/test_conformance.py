@@ -7,28 +7,48 @@ import steersman as sm
 from vllm import SamplingParams
 
 GREEDY = {"temperature": 0.0, "max_tokens": 40, "logprobs": 5, "ignore_eos": True}
+#: So little room that prompts come in chunks and running requests are preempted.
 TIGHT = {"max_num_batched_tokens": 64, "num_gpu_blocks_override": 16, "enable_prefix_caching": True}
 
 
-def check(llm, model, seed, count=24):
+def check(llm, model, seed, conditions=True):
     """A mix, then its last requests again, which find their blocks in the prefix cache."""
-    prompts, plans = requests(model, count, seed)
+    prompts, plans = requests(model, 24, seed, conditions=conditions)
     outputs = llm.run(prompts, plans, SamplingParams(**GREEDY))
     compare(model, prompts, plans, outputs)
     again = llm.run(prompts[-8:], plans[-8:], SamplingParams(**GREEDY))
     compare(model, prompts[-8:], plans[-8:], again)
-    return sum(output.num_cached_tokens or 0 for output in again)
+    assert sum(output.num_cached_tokens or 0 for output in again) > 0
+    for stats in llm.stats():
+        assert stats["self_check"] == "passed"
+        assert stats["steered_steps"] > 0
+
+
+def preemptions(llm):
+    """How often a running request had to give up its blocks."""
+    return sum(metric.value for metric in llm.llm.get_metrics() if metric.name == "vllm:num_preemptions")
 
 
 @pytest.mark.parametrize("name", ["demo", "llama", "gpt2"])
 def test_eager_with_chunked_prefill_preemption_and_a_warm_cache(name, engine, models):
     llm = engine(name, enforce_eager=True, **TIGHT)
-    assert check(llm, models[name][1], seed=7) > 0
-    (stats,) = llm.stats()
-    assert stats["self_check"] == "passed"
-    assert stats["steered_steps"] > 0
-    preempted = [metric.value for metric in llm.llm.get_metrics() if metric.name == "vllm:num_preemptions"]
-    assert sum(preempted) > 0
+    check(llm, models[name][1], seed=7)
+    assert preemptions(llm) > 0
+
+
+def test_compiled_with_chunked_prefill_preemption_and_a_warm_cache(engine, models):
+    llm = engine("demo", **TIGHT)
+    assert llm.llm.llm_engine.vllm_config.compilation_config.mode > 0
+    check(llm, models["demo"][1], seed=8)
+    assert preemptions(llm) > 0
+
+
+@pytest.mark.parametrize(("size", "eager"), [("tensor_parallel_size", False), ("pipeline_parallel_size", True)])
+def test_two_processes(size, eager, engine, models):
+    llm = engine("llama", **{size: 2}, enforce_eager=eager, distributed_executor_backend="mp", **TIGHT)
+    assert len(llm.stats()) == 2
+    check(llm, models["llama"][1], seed=9, conditions=size == "tensor_parallel_size")
+    assert preemptions(llm) > 0
 
 
 def test_the_prefix_cache_is_shared_where_it_may_be_and_nowhere_else(engine, models, monkeypatch):

@@ -1,6 +1,8 @@
 """The parts of the vLLM engine that need no vLLM, held to the operations themselves and to brute force."""
 
+import json
 import random
+import tempfile
 
 import pytest
 import torch
@@ -14,10 +16,11 @@ from steersman.engines.vllm.kernel import steer
 from steersman.engines.vllm.packing import pack
 from steersman.engines.vllm.places import shape_from
 from steersman.engines.vllm.registry import Registry
-from steersman.engines.vllm.requests import FrontEnd, Resolved, spec_in
+from steersman.engines.vllm.requests import Compiler, FrontEnd, Resolved, carried, spec_in
 from steersman.engines.vllm.segments import resolve
 from steersman.engines.vllm.settings import Settings
-from steersman.engines.vllm.tables import Capacity, Tables
+from steersman.engines.vllm.tables import Capacity, Program, Tables
+from steersman.engines.vllm.worker import WorkerSteering
 from steersman.errors import FileFormatError, MismatchError, NotAppliedError, SpecError, UnsupportedError
 
 WIDTH, CAPACITY = 8, Capacity(tokens=64, slots=32, rows=40, rank=6)
@@ -64,11 +67,13 @@ def computed(plan, h, residual=None, scale=1.0):
     tables.scales[place] = scale
     states = resolve(packed, len(h), 2, list(range(len(h))), lambda text: None)
     keys = program_keys("plan", states.programs)
-    slots = tables.slots_for({key: (packed, own) for key, own in zip(keys, states.programs, strict=True)})
+    slots = tables.slots_for({key: Program(packed, own) for key, own in zip(keys, states.programs, strict=True)})
     tables.steer([(s.start, s.stop, slots[keys[s.program]]) for s in states.overlapping(0, len(h))])
     hidden = h.clone()
     at = tables.places[place]
-    steer(hidden, residual, tables.bank, tables.entries[at], tables.factors[at], tables.tokens, tables.index)
+    steer(
+        hidden, residual, tables.bank, tables.entries[at], tables.factors[at], tables.tokens, tables.index, tables.gates
+    )
     return hidden
 
 
@@ -112,7 +117,7 @@ def test_one_vector_at_many_strengths_is_one_row():
     tables = Tables([("resid_post", 1)], WIDTH, CAPACITY, torch.device("cpu"))
     for number, each in enumerate(packed):
         programs = resolve(each, 3, 4, None, lambda text: None).programs
-        tables.slots_for({f"{number}": (each, programs[0])})
+        tables.slots_for({f"{number}": Program(each, programs[0])})
     assert tables.occupancy == {"slots": 3, "rows": 1}
 
 
@@ -121,7 +126,7 @@ def test_slots_and_rows_are_given_up_by_age_and_used_again():
     for number in range(50):
         packed = pack(sm.Plan(sm.Add(drawn(WIDTH, seed=number), layers=1)).actions(shape()))
         states = resolve(packed, 3, 4, None, lambda text: None).programs[0]
-        slot = tables.slots_for({f"{number}": (packed, states)})[f"{number}"]
+        slot = tables.slots_for({f"{number}": Program(packed, states)})[f"{number}"]
         row = int(tables.entries[0, slot, 1])
         assert torch.equal(tables.bank[row], drawn(WIDTH, seed=number))
     assert tables.occupancy == {"slots": 4, "rows": 4}
@@ -172,7 +177,8 @@ def test_blocks_are_keyed_by_what_is_steered_in_them_alone():
 def test_what_cannot_be_carried_out_is_refused_with_the_reason():
     vector = two_class()
     cases = {
-        "condition": sm.Add(vector, layers=1, when=sm.When(vector, layer=0, above=0.1)),
+        "clean pass": sm.Add(vector, layers=0, when=sm.When(vector, layer=0, above=0.1)),
+        "earlier step": sm.Add(vector, layers=1, positions="all", when=sm.When(vector, layer=0, above=0.1)),
         "rotation": sm.Rotate(vector, angle=0.5, layers=1),
         "a function": sm.Custom(lambda h, where: h, layers=1, site="resid_post", positions="all"),
     }
@@ -181,6 +187,93 @@ def test_what_cannot_be_carried_out_is_refused_with_the_reason():
             pack(sm.Plan(item).actions(shape()))
     with pytest.raises(MismatchError, match="vLLM splits heads"):
         sm.Plan(sm.Zero(sm.heads(1, 0))).actions(shape())
+
+
+def worker_with(plan, prompt_length, new_tokens, folder, gates=8):
+    """A worker that has taken in one request, ``"r"``, and the registry is where its vectors are."""
+    registry = Registry(folder)
+    maker = FrontEnd(registry, shape(), CAPACITY, 40, 16)
+    resolved = maker.resolve({"steersman": carried(plan, registry)}, prompt_length, new_tokens, None, None)
+    capacity = Capacity(tokens=64, slots=32, rows=40, rank=6, gates=gates)
+    tables = Tables([(site, layer) for layer in range(3) for site in ("mlp_out", "resid_post")], WIDTH, capacity,
+                    torch.device("cpu"))  # fmt: skip
+    worker = WorkerSteering(Compiler(registry, shape()), tables, [])
+    extra = {"steersman": json.loads(json.dumps(resolved.plain()))}
+    worker.observe([("r", extra, prompt_length)], [])
+    return worker, extra
+
+
+def at(worker, place, h):
+    """What the kernel makes of the tokens of a pass at a place."""
+    tables, hidden = worker.tables, h.clone()
+    number = tables.places[place]
+    steer(hidden, None, tables.bank, tables.entries[number], tables.factors[number], tables.tokens, tables.index,
+          tables.gates)  # fmt: skip
+    return hidden
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.integers(0, 999), st.sampled_from(("above", "below")), st.sampled_from(("cosine", "projection")),
+    st.sampled_from((0.0, 0.2, -0.4)), st.sampled_from(("add", "zero")),
+)  # fmt: skip
+def test_a_condition_is_decided_at_the_last_prompt_token_and_held(seed, side, measure, threshold, kind):
+    when = sm.When(drawn(WIDTH, seed=seed), layer=0, measure=measure, **{side: threshold})
+    vector = drawn(WIDTH, seed=7)
+    where = {"layers": 1, "positions": "last+generation", "when": when}
+    item = sm.Add(vector, 2.0, **where) if kind == "add" else sm.Replace(vector, **where)
+    with tempfile.TemporaryDirectory() as folder:
+        worker, extra = worker_with(item, 5, 9, folder)
+
+    def expected(h, holds):
+        return (h + 2 * vector if kind == "add" else vector.expand_as(h)) if holds else h
+
+    worker.step(["r"], [3], [0])  # a chunk that ends before the last prompt token
+    h = drawn(3, WIDTH, seed=seed + 1)
+    assert torch.equal(at(worker, ("resid_post", 0), h), h)
+    assert torch.equal(at(worker, ("resid_post", 1), h), h)
+
+    worker.step(["other", "r"], [2, 2], [0, 3])
+    below, above = drawn(4, WIDTH, seed=seed + 2), drawn(4, WIDTH, seed=seed + 3)
+    assert torch.equal(at(worker, ("resid_post", 0), below), below)
+    holds = bool(when.holds(below[3]))
+    found = at(worker, ("resid_post", 1), above)
+    torch.testing.assert_close(found[3], expected(above[3], holds))
+    assert torch.equal(found[:3], above[:3])
+
+    for position in range(5, 9):
+        worker.step(["r"], [1], [position])
+        h = drawn(1, WIDTH, seed=position)
+        assert torch.equal(at(worker, ("resid_post", 0), h), h)
+        torch.testing.assert_close(at(worker, ("resid_post", 1), h), expected(h, holds))
+
+    worker.observe(
+        [("r", extra, 5)], []
+    )  # preempted, and announced anew: the prompt and what was generated in one pass
+    worker.step(["r"], [8], [0])
+    h = drawn(8, WIDTH, seed=seed + 4)
+    assert torch.equal(at(worker, ("resid_post", 0), h), h)
+    again = at(worker, ("resid_post", 1), h)
+    torch.testing.assert_close(again[4:], expected(h[4:], holds))
+    assert torch.equal(again[:4], h[:4])
+
+
+def test_requests_of_one_plan_decide_for_themselves(tmp_path):
+    when = sm.When(drawn(WIDTH), layer=0, above=0.0)
+    item = sm.Add(drawn(WIDTH, seed=3), layers=1, when=when)
+    worker, extra = worker_with(item, 4, 5, tmp_path)
+    worker.observe([("s", extra, 4)], [])
+    worker.step(["r", "s"], [4, 4], [0, 0])
+    h = drawn(8, WIDTH, seed=2)
+    h[3], h[7] = drawn(WIDTH), -drawn(WIDTH)
+    at(worker, ("resid_post", 0), h)
+    found = at(worker, ("resid_post", 1), h)
+    assert not torch.equal(found[3], h[3])
+    assert torch.equal(found[7], h[7])
+    worker.step(["r", "s"], [1, 1], [4, 4])
+    found = at(worker, ("resid_post", 1), h[:2])
+    assert not torch.equal(found[0], h[0])
+    assert torch.equal(found[1], h[1])
 
 
 def front(folder, **given):

@@ -87,5 +87,28 @@ for moment in moments:
         for path in where.glob(".out.*"):
             shutil.rmtree(path)
 assert any(where.glob(".out.*"))
+
+
+def cleared() -> None:
+    for path in (out, *where.glob(".out.*")):  # what a killed bake left behind is removed by the next, which counts too
+        shutil.rmtree(path, ignore_errors=True)
+
+
+# Where nothing was before: nothing, or the new folder.
+cleared()
+seen = count(None)
+run(plans[1])
+sys.setprofile(None)
+fresh = seen[0]
+for moment in (fresh // 2, *range(fresh - 7, fresh, 2)):
+    cleared()
+    child = os.fork()
+    if child == 0:
+        count(moment)
+        run(plans[1])
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status), f"not killed at {moment} of {fresh}"
+    assert state() in ("none", states[1]), f"killed at {moment} of {fresh}"
 run(plans[0])
 print(*found, len(moments))

@@ -71,6 +71,38 @@ def test_maps_on_both_sides_of_a_matrix_and_ranks_of_their_own(tmp_path: Path) -
     assert sorted(ranks.values()) == [1, 1 + width]
 
 
+def test_a_plan_that_changes_gains_alone_is_an_adapter_without_a_warning(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    model = model_of("gemma2")
+    plan = sm.Zero(sm.attention(1), strength=0.5)
+    report = bake(model.edit(plan), tmp_path / "out", adapter=True)
+    assert report.settings["modules_to_save"] == ["model.layers.1.post_attention_layernorm"]
+    assert not [str(one.message) for one in recwarn if "adapter" in str(one.message)]
+    expected = model.edit(plan).hf(input_ids=torch.tensor([IDS])).logits[0].detach()
+    assert off(adapted("gemma2", tmp_path / "out"), expected) < 2e-5
+
+
+@pytest.mark.parametrize("family", ["gpt2", "mixtral"])
+def test_the_base_may_be_offloaded(family: str, tmp_path: Path) -> None:
+    whole = model_of(family, tmp_path / "base")
+    options = {"device_map": {"": "disk"}, "offload_folder": str(tmp_path / "off")}
+    model = sm.SteeringModel.from_pretrained(tmp_path / "base", **options)
+    plan = sm.Ablate(direction(model))
+    bake(model.edit(plan), tmp_path / "out", adapter=True)
+    expected = whole.edit(plan).hf(input_ids=torch.tensor([IDS])).logits[0].detach()
+    assert off(adapted(family, tmp_path / "out"), expected) < 2e-5
+    assert all(parameter.is_meta for parameter in model.hf.parameters())
+
+
+def test_nothing_is_drawn_from_the_random_state_of_the_user(tmp_path: Path) -> None:
+    model = model_of("llama", tmp_path / "base")
+    edited, before = model.edit(sm.Ablate(direction(model))), torch.get_rng_state()
+    for adapter in (True, False):
+        bake(edited, tmp_path / f"out{adapter}", adapter=adapter)
+        assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_what_no_adapter_holds_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     model = model_of("gpt_oss")
     with pytest.raises(UnsupportedError, match="bias of experts"):

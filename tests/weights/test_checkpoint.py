@@ -136,6 +136,30 @@ def test_weights_in_memory_that_are_no_longer_those_on_disk(tmp_path: Path) -> N
     assert {path.name for path in tmp_path.iterdir()} == {"base", "out"}
 
 
+@pytest.mark.parametrize(
+    ("family", "plan"),
+    [
+        ("gpt2", lambda v: sm.Ablate(v)),  # tied: both matrices are absent, each by itself
+        ("mixtral", lambda v: sm.Ablate(v)),
+        (
+            "olmo2",
+            lambda v: sm.Zero(sm.attention(1), strength=0.5),
+        ),  # by a gain, after asking the norm of what kind
+    ],
+)
+def test_a_model_that_is_not_in_memory_is_baked_from_its_files(family: str, plan: Any, tmp_path: Path) -> None:
+    whole = model_of(family, tmp_path / "base")
+    options = {"device_map": {"": "disk"}, "offload_folder": str(tmp_path / "off")}
+    model = sm.SteeringModel.from_pretrained(tmp_path / "base", **options)
+    assert all(parameter.is_meta for parameter in model.hf.parameters())
+    wanted = plan(direction(model))
+    report = bake(model.edit(wanted), tmp_path / "out", load_options=options)
+    assert report.verification.max_difference < 5e-5
+    with torch.no_grad():
+        expected = whole.edit(wanted).hf(input_ids=torch.tensor([IDS])).logits[0]
+    assert off(plain_logits(tmp_path / "out"), expected) < 5e-5
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_low_precision_within_measured_bounds(dtype: str, tmp_path: Path) -> None:
     model = model_of("llama", tmp_path / "base")

@@ -101,6 +101,35 @@ def test_heads_neurons_and_means(tmp_path: Path) -> None:
     assert off(plain_logits(tmp_path / "out"), expected) < 2e-5
 
 
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gpt_neox"])
+def test_means_values_and_projections_of_what_attention_and_mlps_add(family: str, tmp_path: Path) -> None:
+    """A mean is a bias once the matrix writes nothing; affine concept editing is a clamp between the class means."""
+    model = model_of(family)
+    v, width = direction(model), model.shape.width("mlp_post", 1)
+    r = v / v.norm()
+    corpus = ["the weather in Paris is good", "a bad movie", "it is a great movie in London"]
+    means = {site: sm.mean_activations(model, corpus, sites=sm.site(site, 1)) for site in ("attn_out", "mlp_post")}
+    vector = sm.SteeringVector({0: v}, site="mlp_out", projections={0: (-0.5, 1.5)})
+    plan = sm.Plan([
+        sm.Mean(sm.attention(1), means["attn_out"]),
+        sm.Mean(sm.neurons(1, [0, 7, width - 1]), means["mlp_post"]),
+        sm.Affine(vector, 0.25, layers=0),
+        sm.Replace(v.flip(0), layers=2, site="mlp_out", positions="all"),
+        sm.Ablate(v, layers=2, site="attn_out"),
+    ])  # fmt: skip
+    report = bake(model.edit(plan), tmp_path / "out")
+    assert report.settings in ({}, {"tie_word_embeddings": False})
+    chosen = [0, 7, width - 1]
+    edits = [
+        ("attn_out", 1, by_hand.put(None, means["attn_out"][1])),
+        ("mlp_post", 1, by_hand.put(chosen, means["mlp_post"][1][chosen])),
+        ("mlp_out", 0, by_hand.clamp(r, 0.75 * -0.5 + 0.25 * 1.5, "both")),
+        ("mlp_out", 2, by_hand.put(None, v.flip(0))),
+        ("attn_out", 2, by_hand.ablate(v)),
+    ]
+    assert off(plain_logits(tmp_path / "out"), by_hand.logits(model.hf, family, IDS, edits)) < 2e-5
+
+
 def test_inference_time_intervention_is_a_bias_of_the_output_projection(tmp_path: Path) -> None:
     model = model_of("gpt2")
     shift = torch.zeros(model.d_model)

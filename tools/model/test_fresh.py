@@ -8,7 +8,7 @@ from itertools import islice
 
 import pytest
 
-from steersman.demo.tour import PROMPTS
+from steersman.demo.steering import PROMPTS
 from tools.model.abilities import fresh, sentiment
 from tools.model.corpus import agreement, facts, lexicon, lists, stories
 from tools.model.corpus.build import documents

@@ -19,7 +19,7 @@ from steersman.engines.weights.baking import check_bakeable
 from steersman.errors import SteersmanError
 from steersman.folding import fold
 from steersman.model.hooks.program import Program
-from steersman.nnsight.applying import _compiled
+from steersman.nnsight.compiling import compiled
 
 LAYER = 5
 POSITIONS: tuple[Any, ...] = (
@@ -38,7 +38,7 @@ def engines(model: sm.SteeringModel) -> dict[str, Check]:
     vllm = shape_from(model.hf.config, "gpt2")
     return {
         "hooks": lambda plan: Program([plan.actions(shape)]),
-        "nnsight": lambda plan: _compiled(plan, layout),
+        "nnsight": lambda plan: compiled(plan, layout),
         "weights": lambda plan: check_bakeable(model.architecture, plan),
         "vllm": lambda plan: pack(plan.actions(vllm)),
         "gguf": lambda plan: fold(plan.interventions),

@@ -214,7 +214,7 @@ def _slug(name: str) -> str:
 
 def document(run: Run, found: Analysis) -> dict[str, Any]:
     """Everything that was found, as values."""
-    from .record import describe
+    from ..model.provenance import describe
 
     assert run.model is not None
     vectors: list[dict[str, Any]] = []

@@ -21,6 +21,7 @@ from .options import command
 from .patch import patch
 from .probe import probe
 from .serve import serve
+from .skill import SKILL
 from .sweep import sweep
 from .vector_files import VECTORS
 from .version import version
@@ -96,5 +97,9 @@ GROUPS = {
     "vectors": (
         "List, inspect, share and combine the files that hold vectors.",
         {name: command()(function) for name, function in VECTORS.items()},
+    ),
+    "skill": (
+        "What a coding agent should know to use Steersman.",
+        {name: command()(function) for name, function in SKILL.items()},
     ),
 }

@@ -57,7 +57,7 @@ def chat(
         if not talk.hear(line):
             break
     if run.json_:
-        from .record import describe as describe_model
+        from ..model.provenance import describe as describe_model
 
         run.emit("steersman.chat/1", {"model": describe_model(loaded), "turns": talk.turns, "plan": talk.plan.spec()})
 

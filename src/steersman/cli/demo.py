@@ -102,6 +102,7 @@ def document(found: Tour, seconds: float) -> dict[str, Any]:
     ]
     return {
         **asdict(found),
+        "layer": found.layer,
         "directions": directions,
         "total_seconds": seconds,
         "next": [command for command, _ in what_next(found)],
@@ -109,7 +110,8 @@ def document(found: Tour, seconds: float) -> dict[str, Any]:
 
 
 def _plan(run: Run, output: Path | None) -> None:
-    from ..demo.tour import PROMPTS, RANDOM_DIRECTIONS
+    from ..demo.choosing import DRAWN, NEUTRAL, TRIED
+    from ..demo.steering import PROMPTS, RANDOM_DIRECTIONS
     from .dryrun import show_plan
     from .models import outline
 
@@ -118,8 +120,9 @@ def _plan(run: Run, output: Path | None) -> None:
     lines = [
         (
             "work",
-            f"extraction from 48 pairs, about {rows} short prompts for effects and controls, "
-            f"10 countries by {found.shape.n_layers} layers",
+            f"extraction from 48 pairs; a sweep of at most {found.shape.n_layers} layers x {len(TRIED)} strengths with "
+            f"{DRAWN} random directions and {NEUTRAL} neutral texts; about {rows} short prompts for effects and "
+            f"controls; 10 countries by {found.shape.n_layers} layers",
         ),
         ("writes", f"{output} and run.json" if output else "nothing"),
     ]

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from .console import WIDEST, escape, fancy, figures, plural, show
 
 if TYPE_CHECKING:
-    from ..demo.tour import Mean, Movement, Tour
+    from ..demo.choosing import Choice
+    from ..demo.means import Mean
+    from ..demo.movement import Movement
+    from ..demo.tour import Tour
 
 _BAR = 36
 
@@ -16,7 +20,10 @@ _BAR = 36
 def what_next(found: Tour) -> list[tuple[str, str]]:
     """Commands that work as they stand, and what for."""
     return [
-        (f'steer generate demo "The weather today is" -v happy:2@{found.layer} --compare', "a prompt of yours"),
+        (
+            f'steer generate demo "The weather today is" -v happy:{found.choice.strength:g}@{found.layer} --compare',
+            "a prompt of yours",
+        ),
         ("steer chat demo -v formal:1", "talk to it; try /strength -1"),
         ("steer extract demo --pairs formal -o formal.safetensors", "a direction of your own"),
         ("steer doctor demo", "what a model is checked for"),
@@ -30,13 +37,15 @@ def render(out: Any, found: Tour) -> None:
     out.print(f"[bold]Steersman[/] on its embedded model: {size}, trained on synthetic English")
     _heading(out, 1, "A direction", "does the model still know the mood of the sentence before?")
     _separation(out, found)
-    _heading(out, 2, "Steering", f"add it at layer {found.layer} while the model writes")
+    _heading(out, 2, "Which layer, how strong", "a sweep: what it does to the next word, and what it breaks")
+    _choice(out, found.choice)
+    _heading(out, 3, "Steering", f"add it at layer {found.layer} while the model writes")
     _continuations(out, found)
-    _heading(out, 3, "Its effect, and the control", "P(positive words) - P(negative words) at the next token")
+    _heading(out, 4, "Its effect, and the control", "P(positive words) - P(negative words) at the next token")
     _effects(out, found)
-    _heading(out, 4, "Information moves", f"{escape(example.prompt)} ... {example.own}")
+    _heading(out, 5, "Information moves", f"{escape(example.prompt)} ... {example.own}")
     _movement(out, found.movement)
-    _heading(out, 5, "Next", "")
+    _heading(out, 6, "Next", "")
     commands = what_next(found)
     width = max(len(command) for command, _ in commands)
     for command, why in commands:
@@ -69,21 +78,20 @@ def _separation(out: Any, found: Tour) -> None:
         indent=2,
     )
     for row in found.separation:
-        chosen = row.layer == found.layer
+        told = row.low > row.shuffled
         table.add_row(
             f"  {row.layer:>2}",
-            _bar(out, row.accuracy, row.shuffled, chosen),
+            _bar(out, row.accuracy, row.shuffled, told),
             f"{row.accuracy:.2f}",
             f"{row.low:.2f}-{row.high:.2f}",
             f"{row.shuffled:.2f}",
             f"{row.auroc:.3f}",
-            style="bold" if chosen else None,
         )
     show(out, table)
     _caption(
         out,
         f"n = {found.examples} texts in folds by sentence frame. "
-        f"Layer {found.layer}, the first as good as any, is used below.",
+        "Many layers know it; where to steer is another matter.",
     )
 
 
@@ -92,13 +100,51 @@ def _marks(out: Any) -> tuple[str, str, str]:
     return ("━", "─", "┃") if fancy(out) else ("=", ".", "|")
 
 
-def _bar(out: Any, value: float, control: float, chosen: bool) -> str:
+def _bar(out: Any, value: float, control: float, told: bool) -> str:
     full, empty, mark = _marks(out)
     filled, at = round(value * _BAR), min(round(control * _BAR), _BAR - 1)
-    colour = "cyan" if chosen else "blue"
+    colour = "cyan" if told else "blue"
     cells = [f"[{colour}]{full}[/]" if i < filled else f"[dim]{empty}[/]" for i in range(_BAR)]
     cells[at] = f"[magenta]{mark}[/]"
     return "".join(cells)
+
+
+# -- choosing -------------------------------------------------------------------------------------------------------
+
+
+def _choice(out: Any, found: Choice) -> None:
+    table = figures("layer", "strength", "effect", "95%", "random 95%", "p", "KL", "", left=1, indent=2)
+    for cell in found.cells:
+        chosen = cell.layer == found.layer
+        mark = "chosen" if chosen else "" if cell.within else "over the budget"
+        table.add_row(
+            f"  {cell.layer:>2}",
+            f"{cell.strength:+g}",
+            _signed(cell.effect.value),
+            f"{_signed(cell.effect.low)} to {_signed(cell.effect.high)}",
+            f"{_signed(cell.random_low)} to {_signed(cell.random_high)}",
+            f"{cell.p_value:.3f}",
+            f"{cell.kl:.3f}",
+            mark,
+            style="bold" if chosen else None,
+        )
+    show(out, table)
+    strengths = ", ".join(f"{strength:g}" for strength in found.strengths)
+    asked = found.in_words
+    _caption(
+        out, f"Of strengths {strengths} the one that does most within {found.max_kl:g} nats of KL per neutral token."
+    )
+    _caption(
+        out,
+        f"n = {found.prompts} prompts; random: {found.random} directions of the same length; p for the best of "
+        f"{len(found.cells)} layers, >= {1 / (1 + found.random):.3f}.",
+    )
+    _caption(
+        out,
+        f"Layer {found.layer} at {found.strength:+g}: {found.held_out:+.2f} on the {found.held_out_prompts} prompts "
+        f"kept from the choice. Asking in words instead: {asked.value:+.2f}.",
+    )
+    _caption(out, f"Left out of a whole sweep: {', '.join(found.left_out)}.")
 
 
 # -- steering -------------------------------------------------------------------------------------------------------
@@ -114,7 +160,7 @@ def _continuations(out: Any, found: Tour) -> None:
     table.add_column("  prompt", width=prompt)
     for strength in strengths:
         table.add_column("", width=5, style="dim", justify="right")
-        table.add_column(f"{strength:+.0f}" if strength else "0: unsteered", width=text, style=_colour(strength))
+        table.add_column(f"{strength:+g}" if strength else "0: unsteered", width=text, style=_colour(strength))
     for row in found.continuations:
         cells = [cell for s in strengths for cell in (f"{row.balance[s]:+.2f}", escape(_ended(row.texts[s])))]
         table.add_row(f"  {escape(row.prompt)}", *cells)
@@ -136,7 +182,7 @@ def _ended(text: str) -> str:
 def _effects(out: Any, found: Tour) -> None:
     own, three = found.directions
     strengths = list(own.effect.balance)
-    steps = [f"{s:+.0f}" if s else "0" for s in strengths]
+    steps = [f"{s:+g}" if s else "0" for s in strengths]
     table = figures("  direction", *steps, "shift", "95%", "random: mean", "strongest", "p")
     for direction in found.directions:
         effect = direction.effect
@@ -164,7 +210,13 @@ def _effects(out: Any, found: Tour) -> None:
 
 
 def _caption(out: Any, text: str) -> None:
-    out.print(f"  [dim]{text}[/]")
+    for line in wrap(text, WIDEST - 2):
+        out.print(f"  [dim]{line}[/]")
+
+
+def _signed(value: float) -> str:
+    """Two decimals, and no minus before zero."""
+    return f"{round(value, 2) + 0.0:+.2f}"
 
 
 # -- movement -------------------------------------------------------------------------------------------------------

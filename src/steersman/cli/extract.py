@@ -240,7 +240,7 @@ def contrast_pairs(run: Run, pairs: str, name: str | None = None) -> ContrastPai
 
 
 def _model(run: Run) -> dict[str, Any]:
-    from .record import describe
+    from ..model.provenance import describe
 
     assert run.model is not None
     return describe(run.model)

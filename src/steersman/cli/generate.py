@@ -141,7 +141,7 @@ def _document(
     steered: list[str],
     plain: list[str] | None,
 ) -> dict[str, Any]:
-    from .record import describe as describe_model
+    from ..model.provenance import describe as describe_model
 
     assert run.model is not None
     results: list[dict[str, Any]] = []

@@ -82,7 +82,7 @@ def probe(
         found.svg(drawn)
     _record(run, found, outputs)
     if run.json_:
-        from .record import describe
+        from ..model.provenance import describe
 
         run.emit("steersman.probe/1", {**say.document(found), "model": describe(loaded), "outputs": outputs})
         return

@@ -15,7 +15,6 @@ from .. import installed
 from ..files.atomic import replacing
 
 if TYPE_CHECKING:
-    from ..model import SteeringModel
     from .session import Run
 
 _PACKAGES = ("torch", "transformers", "safetensors", "huggingface-hub", "tokenizers", "accelerate", "numpy", "scipy")
@@ -27,6 +26,7 @@ def write(run: Run, outputs: Sequence[Path], details: Mapping[str, Any]) -> Path
 
     A record that is already there, of other outputs that still exist, is kept under ``<output>.run.json``.
     """
+    from ..model.provenance import describe
     from .session import as_json
 
     target = outputs[0].parent / RUN_FILE
@@ -57,20 +57,6 @@ def _keep_earlier(target: Path, names: set[str]) -> None:
     kept = sorted(name for name in earlier - names if (target.parent / name).is_file())
     if kept and not earlier & names:
         target.replace(target.parent / f"{kept[0]}.{RUN_FILE}")
-
-
-def describe(model: SteeringModel) -> dict[str, Any]:
-    """Which model it was: name, revision, fingerprint of its architecture, precision and device."""
-    config = model.architecture.hf.config
-    return {
-        "name": model.shape.name,
-        "revision": getattr(config, "_commit_hash", None),
-        "fingerprint": model.shape.fingerprint,
-        "model_type": model.shape.model_type,
-        "dtype": str(model.architecture.embedding.weight.dtype).removeprefix("torch."),
-        "device": str(model.device),
-        "edits": model.plan.digest if model.plan else None,
-    }
 
 
 def versions() -> dict[str, str]:

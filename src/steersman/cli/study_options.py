@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,33 +51,30 @@ Output = Annotated[
 Top = Annotated[int, typer.Option("--top", show_envvar=False, metavar="K", min=1, help="Rows of the table printed.")]
 
 
-def rows_of(run: Run, path: Path, keys: Sequence[str]) -> list[dict[str, str]]:
+def rows_of(run: Run, path: Path, keys: Sequence[str]) -> list[dict[str, Any]]:
     """The rows of a .jsonl file that all have these keys; a text file gives one row a line, under the first key.
 
     Raises:
-        InputError: no such file, no rows, or rows that lack a key.
+        InputError, DataError: no such file, no rows, lines that are no JSON, or rows that lack a key.
     """
-    lines = read_lines(path)
-    if not lines:
+    if path.suffix == ".jsonl":
+        from ..data.pairs import read_jsonl
+
+        rows = read_jsonl(path)
+    elif len(keys) > 1:
+        raise InputError(f"{path} must be a .jsonl file", why=f"each row has {', '.join(keys)}")
+    else:
+        rows = [{keys[0]: line} for line in read_lines(path)]
+    if not rows:
         raise InputError(f"{path} is empty", fix="write one prompt a line")
     run.inputs.append(path)
-    if path.suffix != ".jsonl":
-        if len(keys) > 1:
-            raise InputError(f"{path} must be a .jsonl file", why=f"each row has {', '.join(keys)}")
-        return [{keys[0]: line} for line in lines]
-    rows: list[dict[str, str]] = []
-    for number, line in enumerate(lines, 1):
-        try:
-            row: Any = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path}, line {number} is no JSON", why=error.msg) from None
-        if not isinstance(row, dict) or not all(isinstance(cast("dict[str, Any]", row).get(key), str) for key in keys):
-            raise InputError(f"{path}, line {number} lacks {' or '.join(keys)}", fix=f'{{"{keys[0]}": "...", ...}}')
-        rows.append(cast("dict[str, str]", row))
-    return rows
+    for number, row in enumerate(rows, 1):
+        if not all(isinstance(row.get(key), str) for key in keys):
+            raise InputError(f"{path}, row {number} lacks {' or '.join(keys)}", fix=f'{{"{keys[0]}": "...", ...}}')
+    return [dict(row) for row in rows]
 
 
-def answers(rows: Sequence[dict[str, str]], name: str, given: str | None) -> str | list[str] | None:
+def answers(rows: Sequence[dict[str, Any]], name: str, given: str | None) -> str | list[str] | None:
     """``--target`` or ``--foil`` for all, or each row's own."""
     own = [row.get(name) for row in rows]
     if given is not None:
@@ -147,7 +143,7 @@ def deliver(run: Run, schema: str, study: Any, model: SteeringModel, outputs: Se
     """
     from ..errors import DataError
     from ..files.atomic import replacing
-    from .record import describe
+    from ..model.provenance import describe
     from .session import as_json
 
     document = {**study.document(), "model": describe(model), "outputs": [str(path) for path in outputs]}

@@ -5,9 +5,9 @@ from .evaluate import continuations, evaluate
 from .metrics.capability import Fact
 from .result import Evaluation
 from .samples import Sampling
-from .targets import ActivationTarget, Classifier, Judge, RegexRate, Target, contrast, multiple_choice
+from .targets import ActivationTarget, Classifier, Judge, RegexRate, Target, contrast, log_odds, multiple_choice
 
 __all__ = [
     "ActivationTarget", "Classifier", "Divergence", "Evaluation", "Fact", "Judge", "RegexRate", "Sampling", "Target",
-    "continuations", "contrast", "divergence", "evaluate", "multiple_choice",
+    "continuations", "contrast", "divergence", "evaluate", "log_odds", "multiple_choice",
 ]  # fmt: skip

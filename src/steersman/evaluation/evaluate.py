@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import DataError, MismatchError
 from ..model import SteeringModel
+from ..model.provenance import describe
 from ..model.tokens import Prompt, Prompts, listed
 from ..plan import Plan, PlanLike
 from .arms import Arm, Comparison, Settings
@@ -24,7 +25,7 @@ from .metrics.fluency import Fluency
 from .metrics.side_effect import SideEffect
 from .metrics.transfer import Transfer
 from .neutral import default_texts
-from .provenance import describe, versions
+from .provenance import versions
 from .result import Evaluation
 from .samples import Sampling, draw
 from .targets.base import LogitTarget, Target, prompt_sources

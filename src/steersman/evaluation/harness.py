@@ -26,8 +26,8 @@ from torch import Tensor
 
 from ..errors import UnsupportedError
 from ..model import SteeringModel
+from ..model.provenance import describe
 from ..plan import Plan, PlanLike
-from .provenance import describe
 from .scoring import batches, continuation_logits
 
 try:
@@ -93,7 +93,7 @@ class SteeredLM(TemplateLM):
         self.model = pretrained
         self.plan = Plan.load(plan) if isinstance(plan, str | Path) else Plan.of(plan)
         self.plan.actions(self.model.shape)
-        self.tokenizer = self.model.tokenizer
+        self.tokenizer: Any = self.model.tokenizer
         size = str(batch_size if batch_size is not None else "auto")
         self._rows = max_batch_size if size.startswith("auto") else int(size)
         self._max_length = None if max_length is None else int(max_length)
@@ -104,13 +104,13 @@ class SteeredLM(TemplateLM):
     @property
     def eot_token_id(self) -> int:
         """The token that ends a text."""
-        return self.tokenizer.eos_token_id  # pyright: ignore[reportReturnType]
+        return self.tokenizer.eos_token_id
 
     @property
     def prefix_token_id(self) -> int:
         """What stands before a text that has no context: BOS, or EOS where there is none."""
         start = self.tokenizer.bos_token_id
-        return start if start is not None else self.tokenizer.eos_token_id  # pyright: ignore[reportReturnType]
+        return start if start is not None else self.tokenizer.eos_token_id
 
     @property
     def max_length(self) -> int:
@@ -134,7 +134,7 @@ class SteeredLM(TemplateLM):
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """A conversation as text; the last message is continued if no turn is opened for the model."""
-        return self.tokenizer.apply_chat_template(  # pyright: ignore[reportReturnType]
+        return self.tokenizer.apply_chat_template(
             chat_history, tokenize=False, add_generation_prompt=add_generation_prompt,
             continue_final_message=not add_generation_prompt,
         )  # fmt: skip
@@ -234,14 +234,15 @@ class SteeredLM(TemplateLM):
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Generate until a stop text or the end; requests with equal settings run together."""
         groups: dict[str, list[int]] = {}
-        for number, request in enumerate(requests):
-            groups.setdefault(repr(sorted(request.args[1].items(), key=str)), []).append(number)  # pyright: ignore[reportGeneralTypeIssues]
+        arguments: list[Any] = [request.args for request in requests]  # (context, settings)
+        for number, (_, own) in enumerate(arguments):
+            groups.setdefault(repr(sorted(own.items(), key=str)), []).append(number)
         found = [""] * len(requests)
         for group in groups.values():
-            settings = normalize_gen_kwargs(requests[group[0]].args[1], self.max_gen_toks)  # pyright: ignore[reportGeneralTypeIssues]
-            self._generate([(number, requests[number].args[0]) for number in group], dict(settings), found)
+            settings = normalize_gen_kwargs(arguments[group[0]][1], self.max_gen_toks)
+            self._generate([(number, arguments[number][0]) for number in group], dict(settings), found)
             for number in group:
-                self.cache_hook.add_partial("generate_until", requests[number].args, found[number])
+                self.cache_hook.add_partial("generate_until", arguments[number], found[number])
         return found
 
     def _generate(self, asked: list[tuple[int, str]], settings: dict[str, Any], found: list[str]) -> None:
@@ -252,7 +253,8 @@ class SteeredLM(TemplateLM):
                 f"the task generates {new} tokens, and the model holds {self.max_length} with the context; set "
                 "max_gen_toks lower"
             )
-        ends = handle_stop_sequences(settings.get("until"), eos=self.tokenizer.decode(self.eot_token_id))  # pyright: ignore[reportArgumentType]
+        until: Any = settings.get("until")
+        ends = handle_stop_sequences(until, eos=self.tokenizer.decode(self.eot_token_id))
         options: dict[str, Any] = {name: value for name, value in settings.items() if name not in _IGNORED}
         options |= {"max_new_tokens": new, "stop": [end for end in ends if end]}
         sampled = settings.get("do_sample") or (settings.get("temperature") or 0) > 0

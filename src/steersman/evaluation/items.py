@@ -136,17 +136,51 @@ def scores(items: Sequence[Item], log_probabilities: Tensor | Array) -> Scores:
     sides: dict[bool, Array] = {}
     for side in (True, False):
         sides[side] = np.empty((*values.shape[:-1], len(items)))
-        for number, places in enumerate(_places(listed, side, len(items))):
-            sides[side][..., number] = logsumexp(values[..., places], axis=-1)
+        for numbers, places in _places(listed, side, len(items)):  # all of one size at once: there are many
+            sides[side][..., numbers] = logsumexp(values[..., places], axis=-1)
     return Scores(sides[True], sides[False], np.array([item.unit for item in items]), sources_of(items))
 
 
-def _places(listed: Sequence[Continuation], side: bool, items: int) -> list[list[int]]:
+def _places(listed: Sequence[Continuation], side: bool, items: int) -> list[tuple[list[int], Array]]:
+    """Items by how many continuations they have on a side: their numbers ``[n]``, and where these stand, ``[n, k]``."""
     places: list[list[int]] = [[] for _ in range(items)]
     for place, continuation in enumerate(listed):
         if continuation.positive is side:
             places[continuation.item].append(place)
-    return places
+    by_size: dict[int, list[int]] = {}
+    for number, own in enumerate(places):
+        by_size.setdefault(len(own), []).append(number)
+    return [(numbers, np.array([places[number] for number in numbers])) for numbers in by_size.values()]
+
+
+def derivatives(
+    items: Sequence[Item],
+    log_probabilities: Tensor | Array,
+    measure: Measure,
+    units: Sequence[int] | Array | None = None,
+) -> Array:
+    """How the mean value changes with the log-probability of each of the items' :func:`continuations`: ``[n]``.
+
+    Args:
+        items: the items.
+        log_probabilities: ``[n]``, of their continuations.
+        measure: of the value.
+        units: over which the mean is; all unless given.
+    """
+    logs = np.asarray(log_probabilities, dtype=np.float64)
+    whole = scores(items, logs)
+    chosen = np.unique(whole.units) if units is None else np.asarray(units)
+    forms = np.bincount(whole.units)
+    share = np.isin(whole.units, chosen) / forms[whole.units] / len(chosen)
+    if measure == "preference":
+        ratio = expit(whole.log_positive - whole.log_negative)
+        share = share * ratio * (1 - ratio)
+    found = np.empty(len(logs))
+    for place, one in enumerate(continuations(items)):
+        side = whole.log_positive if one.positive else whole.log_negative
+        each = np.exp(logs[place] - (0.0 if measure == "balance" else side[one.item]))
+        found[place] = share[one.item] * (each if one.positive else -each)
+    return found
 
 
 def scores_at_last(items: Sequence[Item], logits: Tensor) -> Scores:

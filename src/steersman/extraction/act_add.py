@@ -44,7 +44,6 @@ def act_add(model: SteeringModel, positive: Prompt, negative: Prompt, layer: int
         PromptError, MismatchError: before any forward pass.
     """
     layer = model.shape.layer(layer, "act_add()")
-    model.shape.require(SITE, layer)
     both = [model.tokens.encode(positive), model.tokens.encode(negative)]
     length = max(len(ids) for ids in both)
     rows = [ids + [_space(model)] * (length - len(ids)) for ids in both]

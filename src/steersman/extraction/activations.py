@@ -70,7 +70,7 @@ def activations(
         out: a folder to write them to, for more than the memory holds: one safetensors file per layer, mapped into
             memory. Interrupted, the same call goes on where it stopped; :meth:`Activations.open` opens them again.
             Texts are then checked as they are come to.
-        runner: what runs the model: ``"local"``, ``"ray"``, or a runner such as ``RayRunner(workers=4)``.
+        runner: what runs the model: ``"local"``, ``"ray"``, ``"vllm"``, or a runner such as ``RayRunner(workers=4)``.
         progress: a bar on a terminal (None), always or never (True, False), or a function of (tokens done, tokens).
 
     Returns:

@@ -68,7 +68,7 @@ def extract(
         seed: of the held-out folds and controls, and of the examples quality (1024 per class) and norms (64 texts) are
             measured on where there are more.
         token_budget: padded tokens per forward pass; measured unless given.
-        runner: what runs the model: ``"local"``, ``"ray"``, or a runner such as ``RayRunner(workers=4)``.
+        runner: what runs the model: ``"local"``, ``"ray"``, ``"vllm"``, or a runner such as ``RayRunner(workers=4)``.
         checkpoint: a ``.safetensors`` file to keep the work done so far in, now and then and when it is interrupted.
             The same call then goes on from there; when the work is complete, the file is removed.
         progress: a bar on a terminal (None), always or never (True, False), or a function of (tokens done, tokens).

@@ -114,7 +114,11 @@ def find_runner(runner: RunnerLike) -> Runner:
         from .ray_runner import RayRunner
 
         return RayRunner()
-    raise DataError(f'runner={runner!r}: use "local", "ray", or a runner object')
+    if runner == "vllm":
+        from .vllm_runner import VLLMRunner
+
+        return VLLMRunner()
+    raise DataError(f'runner={runner!r}: use "local", "ray", "vllm", or a runner object')
 
 
 __all__ = ["Done", "Gather", "Runner", "RunnerLike", "Work", "find_runner"]

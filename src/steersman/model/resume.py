@@ -13,6 +13,7 @@ passes of different shapes show it. And the whole is proved on the model at hand
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -25,6 +26,7 @@ from ..errors import MismatchError, UnsupportedError
 from ..plan import Plan
 from ..sites import FORWARD_ORDER
 from .hooks import Row
+from .hooks.narrowing import narrowed, why_not_narrowed
 from .hooks.rows import Chunk
 from .recording import Call, Layout, Path, recording
 from .steering_model import SteeringModel
@@ -113,17 +115,18 @@ class Resumable:
         after = FORWARD_ORDER["resid_post"]
         return min((layer + (order == after) for layer, order in places), default=shape.n_layers)
 
-    def run(self, base: BasePass, plans: Sequence[Plan]) -> Tensor:
+    def run(self, base: BasePass, plans: Sequence[Plan], *, few: int | None = None) -> Tensor:
         """What leaves the last block under each plan: ``[plans * rows, columns, d_model]``, plan by plan.
 
-        Everything below the first place where a plan acts is taken from the base pass.
+        Everything below the first place where a plan acts is taken from the base pass. With ``few``, only the last so
+        many columns are given, and the last block is run at these alone where that is exact.
 
         Raises:
             UnsupportedError: a condition on a model that an edit or a context is steering already.
         """
         layer = self.first_layer(plans)
         forked = base.residuals[layer].repeat(len(plans), 1, 1)
-        return self.resume(base, layer, forked, plans, acted=False)
+        return self.resume(base, layer, forked, plans, acted=False, few=few)
 
     def resume(
         self,
@@ -133,6 +136,7 @@ class Resumable:
         plans: Sequence[Plan] | None = None,
         *,
         acted: bool = True,
+        few: int | None = None,
     ) -> Tensor:
         """Run blocks ``layer ..`` from a residual stream.
 
@@ -143,6 +147,7 @@ class Resumable:
             plans: what acts in these blocks, one for each fork, after what always acts on the model.
             acted: whether ``residual`` is as the plans leave it; else what they do behind block ``layer - 1`` is done
                 first.
+            few: how many of the last columns are wanted; all unless given.
 
         Returns:
             ``[forks * rows, columns, d_model]``.
@@ -158,12 +163,13 @@ class Resumable:
             if not acted:
                 residual = self.act(layer - 1, residual, given, rows, chunks)
             plans = [self.always + plan for plan in given]
+            narrow = self._narrow(few, base.columns, plans)
             with (
                 self.model.engine.call(plans, rows) as run,
                 run.by_hand(rows, chunks, base.columns, residual.device),
             ):
-                residual = self._blocks(base, layer, residual, forks)
-        return residual
+                residual = self._blocks(base, layer, residual, forks, narrow)
+        return residual if few is None else residual[:, -few:]
 
     def act(self, layer: int, residual: Tensor, plans: Sequence[Plan], rows: list[Row], chunks: list[Chunk]) -> Tensor:
         """The stream behind block ``layer`` as the plans leave it; what always acts has acted already."""
@@ -177,7 +183,22 @@ class Resumable:
                 done = site.act(residual, step, self.model.architecture.tap("resid_post", layer).scale)
         return residual if done is None else done
 
-    def _blocks(self, base: BasePass, layer: int, residual: Tensor, forks: int) -> Tensor:
+    def _narrow(self, few: int | None, columns: int, plans: Sequence[Plan]) -> int | None:
+        """How many of the last columns the last block need be run at; None for all of them.
+
+        It then computes the keys and values of all columns and the rest at these. Nothing may act on it meanwhile, and
+        they must be few for the second call of the block to pay.
+        """
+        last = self.model.n_layers - 1
+        if few is None or 2 * few > columns or self.always:
+            return None
+        actions = [action for plan in plans for action in plan.actions(self.model.shape)]
+        if any(last in (a.layer, None if a.when is None else a.when.layer) for a in actions):
+            return None
+        with self.model.forward_only(None, []) as forward:
+            return few if why_not_narrowed(self.model.architecture, last, forward) is None else None
+
+    def _blocks(self, base: BasePass, layer: int, residual: Tensor, forks: int, few: int | None = None) -> Tensor:
         made: dict[int, Any] = {}  # most blocks are handed the same mask: make its forks once
 
         def change(number: int, path: Path, leaf: Any) -> Any:
@@ -187,7 +208,12 @@ class Resumable:
 
         blocks = self.model.architecture.blocks
         for number in range(layer, len(blocks)):
-            residual = base.calls[number].again(blocks[number], residual, partial(change, number))
+            with ExitStack() as stack:
+                if few is not None and number == len(blocks) - 1:
+                    columns = torch.arange(base.columns - few, base.columns, device=residual.device)
+                    chosen = columns.expand(len(residual), few)
+                    stack.enter_context(narrowed(self.model.architecture, number, chosen))
+                residual = base.calls[number].again(blocks[number], residual, partial(change, number))
         return residual
 
     def conditions(self, plans: Sequence[Plan]) -> set[When]:

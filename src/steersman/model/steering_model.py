@@ -10,23 +10,20 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from ..errors import MismatchError, PromptError
+from ..errors import PromptError
 from ..plan import Plan, PlanLike
 from ..shape import ModelShape
+from . import generating
 from .architecture import find_architecture
+from .calls import Call, Steer, prepare, prepare_tokens
 from .editing import Edit, remaining, second_tree
-from .generation import Generation
 from .hooks import Applied, Context, Contexts, HeldTree, HookEngine, Row
-from .sampling import forked_random_state
-from .tokens import Batch, Prompts, Tokens, listed
+from .tokens import Batch, Prompts, Tokens
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-#: One plan for all prompts, or a list with one (or None) for each.
-Steer = PlanLike | Sequence[PlanLike]
 
 
 class SteeringModel:
@@ -177,7 +174,7 @@ class SteeringModel:
         """
         with torch.set_grad_enabled(grad):
             with torch.inference_mode(not grad):
-                found = self._logits(*self._prepare(prompts, steer, continuation))
+                found = self._logits(prepare(self, prompts, steer, continuation))
             return found if grad else found.clone()
 
     def token_logits(
@@ -203,14 +200,14 @@ class SteeringModel:
             PromptError, MismatchError, NotAppliedError: before the forward pass.
         """
         with torch.inference_mode():
-            return self._logits(*self._prepare_tokens(prompts, steer, continuations), keep).clone()
+            return self._logits(prepare_tokens(self, prompts, steer, continuations), keep).clone()
 
-    def _logits(self, rows: list[Row], batch: Batch, plans: list[Plan], keep: int | None = None) -> Tensor:
-        arguments = self.forward_arguments(batch)
+    def _logits(self, call: Call, keep: int | None = None) -> Tensor:
+        arguments = self.forward_arguments(call.batch)
         if keep is not None and self.architecture.keeps_logits:
             arguments["logits_to_keep"] = keep
-        with self._engine.call(plans, rows) as run:
-            run.program.check_length(rows, batch.lengths)
+        with self._engine.call(call.plans, call.rows) as run:
+            run.program.check_length(call.rows, call.batch.lengths)
             found: Tensor = self._hf(**arguments, use_cache=False).logits
         return found if keep is None else found[:, -keep:]
 
@@ -233,16 +230,7 @@ class SteeringModel:
         Raises:
             PromptError, MismatchError, NotAppliedError, UnsupportedError: before the first forward pass.
         """
-        own = Generation.of(settings)
-        single = listed(prompts)[1]
-        rows, batch, plans = self._prepare(prompts, steer, None, own)
-        each = own.num_return_sequences
-        texts = [
-            own.cut(self.tokens.decode_after(row.prompt or (), new))
-            for row, new in self._generated(own, rows, batch, plans)
-        ]
-        grouped: list[Any] = texts if each == 1 else [texts[i : i + each] for i in range(0, len(texts), each)]
-        return grouped[0] if single else grouped
+        return generating.texts(self, prompts, steer, settings)
 
     def generate_tokens(
         self, prompts: Sequence[Sequence[int]], *, steer: Steer = None, **settings: Any
@@ -261,50 +249,14 @@ class SteeringModel:
         Raises:
             PromptError, MismatchError, NotAppliedError, UnsupportedError: before the first forward pass.
         """
-        own = Generation.of(settings)
-        return [new for _, new in self._generated(own, *self._prepare_tokens(prompts, steer, None, own))]
-
-    def _generated(
-        self, own: Generation, rows: list[Row], batch: Batch, plans: list[Plan]
-    ) -> Iterator[tuple[Row, list[int]]]:
-        """Each row, and the tokens it produced."""
-        per_row = own.num_return_sequences if own.copies == 1 else 1
-        for number, ids in enumerate(self._run_generation(own, rows, batch, plans).tolist()):
-            yield rows[number // per_row], own.until_end(ids[batch.input_ids.shape[1] :], self._hf.generation_config)
+        return generating.tokens(self, prompts, steer, settings)
 
     def stream(self, prompt: Prompts, *, steer: Steer = None, **settings: Any) -> Iterator[str]:
         """Generate from one prompt, piece by piece as text is ready. Closing the iterator stops the generation.
 
         Arguments and errors as :meth:`generate`; all checks are made before the first piece is asked for.
         """
-        from .streaming import pieces
-
-        own = Generation.of(settings)
-        rows, batch, plans = self._prepare(prompt, steer, None, own)
-        if len(rows) != 1:
-            raise PromptError(f"stream() takes one prompt and returns one text, got {len(rows)}")
-        if own.num_beams > 1:
-            raise PromptError("stream() cannot show beams: they are known only at the end")
-        self._engine.check(plans, rows, own.max_new_tokens)
-
-        def run(streamer: Any, stopping: Any) -> None:
-            own.options |= {"streamer": streamer, "stopping_criteria": stopping}
-            self._run_generation(own, rows, batch, plans)
-
-        return pieces(run, self.tokens, own)
-
-    def _run_generation(self, own: Generation, rows: list[Row], batch: Batch, plans: list[Plan]) -> Tensor:
-        arguments = own.arguments(self._hf.generation_config, self.tokenizer, self.tokens.pad_id, len(rows))
-        here = batch.to(self.device)
-        drawn = own.seed if own.sampled and own.num_beams > 1 and isinstance(own.seed, int) else None
-        with (
-            torch.inference_mode(),
-            forked_random_state(drawn),
-            self._engine.call(plans, rows) as run,
-        ):
-            run.program.check_generation(rows, own.max_new_tokens)
-            produced = self._hf.generate(input_ids=here.input_ids, attention_mask=here.attention_mask, **arguments)
-        return cast(Tensor, produced)
+        return generating.stream(self, prompt, steer, settings)
 
     def forward_arguments(self, batch: Batch) -> dict[str, Any]:
         """What the model, or its decoder, is called with for a batch; position ids always come from the mask."""
@@ -412,45 +364,6 @@ class SteeringModel:
 
     # -- preparing ----------------------------------------------------------------------------------------------
 
-    def _prepare(
-        self, prompts: Prompts, steer: Steer, continuation: str | Sequence[str] | None, own: Generation | None = None
-    ) -> tuple[list[Row], Batch, list[Plan]]:
-        """Tokens, rows and plans of a call, all checked."""
-        items, _ = listed(prompts)
-        ids = [self.tokens.encode(item) for item in items]
-        return self._prepare_tokens(ids, steer, self._continuations(continuation, len(ids)), own)
-
-    def _prepare_tokens(
-        self,
-        prompts: Sequence[Sequence[int]],
-        steer: Steer,
-        continuations: Sequence[Sequence[int]] | None,
-        own: Generation | None = None,
-    ) -> tuple[list[Row], Batch, list[Plan]]:
-        if not prompts or not all(prompts):
-            raise PromptError("there must be at least one prompt, and at least one token in each")
-        plans, numbers = self._plans(steer, len(prompts))
-        copies = own.copies if own else 1
-        rows = [
-            Row(len(row), tuple(row), self.tokens.find_marker, f"prompt {i}", numbers[i])
-            for i, row in enumerate(prompts)
-            for _ in range(copies)
-        ]
-        extra = continuations if continuations is not None else [()] * len(prompts)
-        sequences = [[*row, *more] for row, more in zip(prompts, extra, strict=True) for _ in range(copies)]
-        self.check_length(sequences, own.max_new_tokens if own else 0)
-        if own:
-            own.check_config(self._hf.generation_config)
-        return rows, self.tokens.batch(sequences), plans
-
-    def _continuations(self, continuation: str | Sequence[str] | None, rows: int) -> list[list[int]]:
-        if continuation is None:
-            return [[] for _ in range(rows)]
-        texts = [continuation] * rows if isinstance(continuation, str) else list(continuation)
-        if len(texts) != rows:
-            raise PromptError(f"{len(texts)} continuations for {rows} prompts; give one for all, or one for each")
-        return [self.tokens.continuation(text) for text in texts]
-
     def check_length(self, sequences: Sequence[Sequence[int]], new_tokens: int = 0) -> None:
         """Raise PromptError if a sequence is longer than the model's table of positions (if it has one)."""
         limit = self.architecture.max_positions
@@ -486,21 +399,3 @@ class SteeringModel:
 
         with torch.inference_mode(), self._engine.call([plan], rows):
             yield forward
-
-    def _plans(self, steer: Steer, rows: int) -> tuple[list[Plan], list[int]]:
-        """The distinct plans of a call, what always acts before each, and the number of the plan of each row."""
-        always = self.always
-        if not isinstance(steer, list | tuple):
-            return [always + cast(PlanLike, steer)], [0] * rows
-        items = cast("Sequence[PlanLike]", steer)
-        if len(items) != rows:
-            raise MismatchError(
-                f"steer= lists {len(items)} plans for {rows} prompts; give one for each, or one Plan([...]) for all"
-            )
-        numbers: dict[int, int] = {}
-        plans: list[Plan] = []
-        for item in items:
-            if id(item) not in numbers:
-                numbers[id(item)] = len(plans)
-                plans.append(always + item)
-        return plans, [numbers[id(item)] for item in items]

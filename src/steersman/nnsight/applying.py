@@ -1,32 +1,14 @@
-"""Plans inside traces: ``apply(plan, model)``.
-
-Each site of a plan is served by a worker of its own, which the model reaches when it reaches the site, in whatever
-order the plan names them and at every forward pass. One more worker sees what the decoder is called with, and finds,
-as the hook engine does, which tokens are meant. The arithmetic is the hook engine's own.
-"""
+"""Plans inside traces: ``apply(plan, model)``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from greenlet import getcurrent
-from nnsight.intervention.interleaver import Interleaver, Mediator, OutOfOrderError
-from torch import Tensor
-from torch._guards import detect_fake_mode
+from nnsight.intervention.interleaver import Mediator
 
-from ..conditions import When
-from ..errors import InterventionError, TraceError, UnsupportedError
-from ..model.hooks.applied import Applied
-from ..model.hooks.boundary import GuessedBoundary
-from ..model.hooks.program import Place, Program
-from ..model.hooks.rows import Inputs
-from ..model.hooks.step import Reuse, Step
-from ..model.tokens import Tokens
-from ..operations import Custom
-from ..plan import Plan, PlanLike
-from .layout import Layout, Spot
-from .steps import EveryStep, run_before
+from ..errors import InterventionError
+from ..plan import PlanLike
+from .steering import Compiled, begin, joined
 
 if TYPE_CHECKING:
     from .language_model import LanguageModel
@@ -49,230 +31,29 @@ def apply(plan: PlanLike, model: LanguageModel) -> None:
         NotAppliedError: its positions select no token.
         TraceError: outside a trace, or after the model has begun to run.
     """
-    own = Plan.of(plan)
     if not hasattr(model, "layout"):
         raise InterventionError(
             f"apply(plan, model) needs the LanguageModel whose trace this is, got {type(model).__name__}"
         )
-    program = _compiled(own, model.layout)
-    reference = getattr(getcurrent(), "mediator", None)
-    if reference is None:
-        _beside_invokes(program, model)
-    else:
-        _within(reference(), own, program, model)
-
-
-def _compiled(plan: Plan, layout: Layout) -> Program:
-    """The plan for this model; everything is checked that can be before the model runs."""
-    custom = next((item for item in plan if isinstance(item, Custom) and not item.dropped), None)
-    if custom is not None:
-        raise UnsupportedError(
-            "Custom() holds a function of your own, which only the hook engine runs, model.steer(plan) or steer=plan; "
-            "inside a trace write what it does as code"
-        )
-    program = Program([plan.actions(layout.shape)])
-    if program.clean_first:
-        raise UnsupportedError(
-            "this plan touches the prompt at or below the layer that its condition reads, so the prompt must be run "
-            "once without it first, and a trace runs it once; act above the condition's layer from the last prompt "
-            "token on, or use model.steer(plan) of a SteeringModel"
-        )
-    return program
-
-
-def _beside_invokes(program: Program, model: LanguageModel) -> None:
-    interleaver = model.interleaver
-    if not getattr(interleaver, "collecting", False):
-        raise TraceError(
-            "apply(plan, model) was called outside a trace. Call it inside `with model.trace(prompt):`, "
-            "`model.generate(prompt)`, `tracer.invoke(prompt)` or `model.edit()`; to steer plain calls use "
-            "model.steer(plan) of a SteeringModel"
-        )
-    interleaver.mediators.extend(_workers(program, model))
-
-
-def _within(parent: Mediator, plan: Plan, program: Program, model: LanguageModel) -> None:
-    if isinstance(parent, EveryStep) and parent.step > 0:
-        return  # a block that is run at every step; the workers of its first run act at every step by themselves
-    names = vars(parent)
-    run, digests = names.get("_plans", (None, set[str]()))
-    if run is not parent.worker:  # an edit's worker is run anew in every trace
-        run, digests = parent.worker, set[str]()
-        names["_plans"] = (run, digests)
-    interleaver: Interleaver = parent.interleaver
-    if parent.occurrence(f"{model.root.path}.{model.layout.decoder}.input"):
-        if plan.digest in digests:
-            return  # once more in a loop over steps
-        raise TraceError(
-            "apply(plan, model) was called after the model had begun to run: the block had asked for one of its "
-            "values before. Move apply() to the top of its block; it acts at every layer and step by itself"
-        )
-    digests.add(plan.digest)
-    for worker in _workers(program, model):
-        run_before(worker, parent, interleaver)
-
-
-def _workers(program: Program, model: LanguageModel) -> list[Mediator]:
-    if not program.sites or detect_fake_mode() is not None:  # shapes alone are what they were
-        return []
-    layout, root = model.layout, model.root.path
-    tokenizer: Any = model.tokenizer
-
-    def find_marker(ids: Any, marker: str) -> int | None:
-        return Tokens(tokenizer).find_marker(ids, marker)
-
-    steering = Steering(program, layout, find_marker)
-    read: dict[Place, list[When]] = {}
-    for when in program.conditions:
-        layer = layout.shape.layer(when.layer)
-        read.setdefault(("resid_post", layer), []).append(when)
-    found: list[Mediator] = [SiteWorker(f"{root}.{layout.decoder}.input", steering.enter, steering.leave)]
-    for place in sorted({*program.sites, *read}):
-        spot = layout.spot(*place)
-        act = SiteAct(steering, place, spot, tuple(read.get(place, ())))
-        found.append(SiteWorker(f"{root}.{spot.path}.{spot.side}", act, None))
-    return found
-
-
-class SiteWorker(Mediator):
-    """Serves one location at every forward pass: ``act`` gets what is there, and returns what shall be, or None."""
-
-    def __init__(self, location: str, act: Callable[[Mediator, Any], Any], ended: Callable[[], None] | None) -> None:
-        Mediator.__init__(self, None, {}, {})
-        self.location, self.act, self.ended = location, act, ended
-
-    def _run(self) -> None:
-        step = 0
-        try:
-            while True:
-                self.iteration = step
-                found = Mediator.value(self.location)
-                new = self.act(self, found)
-                if new is not None:
-                    Mediator.swap(self.location, new)
-                step += 1
-        except OutOfOrderError:  # the run is over; it is how such a worker ends
-            if self.ended is not None:
-                self.ended()
+    given: Any = plan
+    # on a server there are compiled plans only: what turned them into these stayed at home
+    items: list[Any] = given if isinstance(given, list) else [given]
+    sent = bool(items) and all(isinstance(item, Compiled) for item in items)
+    begin(joined(items) if sent else model.compiled(plan), model)
 
 
 class PlanEdit(Mediator):
     """A plan as an edit: applied in every trace, to all rows."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Compiled) -> None:
         Mediator.__init__(self, None, {}, {})
         self.plan = plan
 
     def _run(self) -> None:
-        apply(self.plan, self.interleaver.batcher.envoy)
+        begin(self.plan, self.interleaver.batcher.envoy)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"plan": self.plan}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["plan"])
-
-
-class Steering:
-    """One plan in one run of the model: its rows, and the forward pass under way."""
-
-    def __init__(self, program: Program, layout: Layout, find_marker: Any) -> None:
-        self.program = program
-        self.layout = layout
-        self.boundary = GuessedBoundary(find_marker)
-        self.boundary.needed = program.needs_boundary
-        self.applied = Applied(action for actions in program.plans for action in actions)
-        self.reuse = Reuse()
-        self.step: Step | None = None
-
-    def enter(self, worker: Mediator, value: Any) -> None:
-        """A forward pass begins; ``value`` is what the decoder is called with."""
-        args, kwargs = value
-        inputs = Inputs.of(self.layout.parameters, args, kwargs)
-        count, columns = inputs.shape
-        group = _group(worker)
-        if group is not None and count != group[1]:
-            raise UnsupportedError(
-                f"a plan for one invoke of several met {count} rows where its prompts are {group[1]}: nnsight does not "
-                "tell apart the rows of beams or of num_return_sequences; generate from one invoke at a time"
-            )
-        rows, chunks, fresh = self.boundary.enter(inputs)
-        self.boundary.leave(inputs.cache)
-        if fresh:
-            self.program.check(rows)
-            if any(chunk.stop < row.prompt_length for row, chunk in zip(rows, chunks, strict=True)):
-                raise UnsupportedError("the prompt is being fed in chunks; unset prefill_chunk_size")
-        tensor = cast(Tensor, inputs.ids if inputs.ids is not None else inputs.embeddings)
-        self.step = Step(rows, chunks, columns, tensor.device, self.reuse)
-        self.applied.note(self.step, inputs.cache is not None)
-
-    def leave(self) -> None:
-        """The run is over: refuse a plan that met none of its tokens."""
-        self.applied.check()
-
-
-class SiteAct:
-    """What a plan does at one site."""
-
-    def __init__(self, steering: Steering, place: Place, spot: Spot, conditions: tuple[When, ...]) -> None:
-        self.steering, self.place, self.spot, self.conditions = steering, place, spot, conditions
-
-    def __call__(self, worker: Mediator, value: Any) -> Any:
-        """The new value of the location, or None to leave it as it is (also when it was changed in place)."""
-        if self.spot.side == "output":
-            if isinstance(value, Tensor):
-                return self._steered(worker, value)
-            new = self._steered(worker, value[0])
-            return None if new is None else (new, *value[1:])
-        args, kwargs = value
-        if args:
-            new = self._steered(worker, args[0])
-            return None if new is None else ((new, *args[1:]), kwargs)
-        name = next(key for key, item in kwargs.items() if isinstance(item, Tensor))
-        new = self._steered(worker, kwargs[name])
-        return None if new is None else (args, {**kwargs, name: new})
-
-    def _steered(self, worker: Mediator, found: Tensor) -> Tensor | None:
-        steering = self.steering
-        step = steering.step
-        assert step is not None
-        own = _own_rows(worker, found, step)
-        for when in self.conditions:
-            steering.program.decide(when, own, step.rows, step.chunks)
-        site = steering.program.sites.get(self.place)
-        new = None if site is None else site.act(own, step, self.spot.scale)
-        if new is None:
-            return None
-        if self.spot.in_place:
-            own.copy_(new)
-            return None
-        if own is not found:  # rows of other invokes in the same tensor
-            whole = found.clone()
-            _own_rows(worker, whole, step).copy_(new)
-            return whole
-        return new.contiguous() if self.spot.side == "input" else new
-
-
-def _group(worker: Mediator) -> list[int] | None:
-    """First row and number of rows of an invoke among several; None for the whole batch."""
-    batcher: Any = worker.interleaver.batcher
-    return worker.batch_group if batcher is not None and batcher.batching else None
-
-
-def _own_rows(worker: Mediator, found: Tensor, step: Step) -> Tensor:
-    """The part of a tensor that holds the rows of this worker.
-
-    nnsight hands an invoke its rows of every tensor whose first axis is the batch. Where batch and sequence are one
-    axis (OPT's MLP) it hands over all of them.
-    """
-    tokens = len(step.rows) * step.columns
-    group = _group(worker)
-    if group is None or found.numel() // found.shape[-1] == tokens:
-        return found
-    return found[group[0] * step.columns : (group[0] + group[1]) * step.columns]
-
-
-def edited_by(plan: Plan, model: LanguageModel) -> Mediator:
-    """An edit that applies a plan in every trace; checked now."""
-    _compiled(plan, model.layout)
-    return PlanEdit(plan)

@@ -17,11 +17,15 @@ from nnsight import Envoy
 
 from ..errors import MismatchError, TraceError
 from .names import Site
-from .values import Place, fitted, in_worker, plain, served, served_block, served_input
+from .served import fitted, plain, served, served_block, served_input
+from .values import Place, in_worker
 
 
 class Handoff(eproperty):
     """A value that the running model hands over; outside a running trace, an error that says how to write one."""
+
+    def __init__(self, key: Any = None, description: str | None = None) -> None:
+        eproperty.__init__(self, key, description)  # the key, or the method that is decorated
 
     def __get__(self, obj: Any, owner: Any = None) -> Any:
         if obj is None:
@@ -48,7 +52,7 @@ class ModuleEnvoy(Envoy):
         root = cast(Any, self.root)
         names = vars(root)
         blocks = names.get("_blocks_path")
-        name = names.get("_name") or type(root._module).__name__
+        name = names.get("_label") or type(root._module).__name__
         return Place(f"{self.path}.{key}", name, f"{root.path}.{blocks}" if blocks else "")
 
     def _resolve_envoy_class(self, module: nn.Module, path: str) -> type[Envoy]:
@@ -60,7 +64,7 @@ class ModuleEnvoy(Envoy):
             return BlocksEnvoy
         return BlockEnvoy if isinstance(self, BlocksEnvoy) else ModuleEnvoy
 
-    @Handoff  # pyright: ignore[reportArgumentType]
+    @Handoff
     def output(self, value: Any) -> Any:  # pyright: ignore[reportRedeclaration]
         """What the module returned."""
         return served(value, self._place("output"))
@@ -71,7 +75,7 @@ class ModuleEnvoy(Envoy):
         found: Any = Mediator.value(f"{self.path}.output")
         return replaced(value, found, self._place("output"))
 
-    @Handoff  # pyright: ignore[reportArgumentType]
+    @Handoff
     def input(self, value: Any) -> Any:  # pyright: ignore[reportRedeclaration]
         """The module's first argument; ``input[0]`` are all given by position, ``input[1]`` those given by name."""
         args, kwargs = value
@@ -119,7 +123,7 @@ class BlocksEnvoy(ModuleEnvoy):
 class BlockEnvoy(ModuleEnvoy):
     """A decoder block, whose output is the hidden state, also as the first item of a tuple."""
 
-    @Handoff  # pyright: ignore[reportArgumentType]
+    @Handoff
     def output(self, value: Any) -> Any:  # pyright: ignore[reportRedeclaration]
         """The hidden state ``[batch, seq, d_model]``: ``output[0]``, or ``output`` itself."""
         return served_block(value, self._place("output"))

@@ -6,7 +6,6 @@ import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from nnsight.intervention.interleaver import OutOfOrderError
 from nnsight.modeling.transformers import Generator
 from torch import nn
 
@@ -17,16 +16,19 @@ from ..model.architecture import Architecture, find_architecture
 from ..model.architecture.structure import guesses
 from ..model.editing import second_tree
 from ..model.loading import demo_folder
+from ..plan import PlanLike
+from .applying import PlanEdit
+from .compiling import compiled
 from .envoys import ModuleEnvoy
-from .layout import Layout, layout_of
-from .tracers import Edit, Scan, Session, Trace
-from .unsaved import forget_notes
+from .layout import layout_of
+from .steering import Compiled
+from .traced_model import TracedModel
 
 if TYPE_CHECKING:
     from ..model import SteeringModel
 
 
-class LanguageModel(ModuleEnvoy, nnsight.LanguageModel):
+class LanguageModel(TracedModel):
     """nnsight's ``LanguageModel``, on which code in its old notation runs too, and which knows Steersman's sites.
 
     - A block's ``output[0]`` is the hidden state ``[batch, seq, d_model]``; ``output[:, -1, :]`` works as well.
@@ -46,23 +48,19 @@ class LanguageModel(ModuleEnvoy, nnsight.LanguageModel):
         ArchitectureError: no decoder whose parts are understood.
     """
 
-    _layout: Layout | None = None
-    _name: str | None = None
-    _blocks_path: str | None = None
-
     def __init__(self, source: Any, *args: Any, **options: Any) -> None:
         from ..model import SteeringModel
 
         plan = None
         if isinstance(source, SteeringModel):
-            self._name, plan = source.shape.name, source.plan
+            self._label, plan = source.shape.name, source.plan
             options.setdefault("tokenizer", source.tokenizer)
             source = _tree_of(source)
         elif isinstance(source, (str, Path)):
-            self._name = str(source)
-            if self._name == "demo":
+            self._label = str(source)
+            if self._label == "demo":
                 options.setdefault("dtype", "float32")
-            source = str(demo_folder()) if self._name == "demo" else self._name
+            source = str(demo_folder()) if self._label == "demo" else self._label
             if options.get("tokenizer") is None and not options.get("dispatch", False):
                 from transformers import AutoTokenizer
 
@@ -78,9 +76,24 @@ class LanguageModel(ModuleEnvoy, nnsight.LanguageModel):
         )
         self._children.append(self.generator)
         if plan:
-            from .applying import edited_by
+            self._edits.append(PlanEdit(self.compiled(plan)))
 
-            self._edits.append(edited_by(plan, self))
+    def __reduce__(self) -> Any:
+        """As its running half, which is all that a server needs: it has the weights."""
+        return object.__new__, (TracedModel,), self.__getstate__()
+
+    def compiled(self, plan: PlanLike) -> Compiled:
+        """A plan made ready for this model, for :func:`~steersman.nnsight.apply`; checked now."""
+        return compiled(plan, self.layout)
+
+    def _remote_backend(self, remote: Any, *args: Any) -> Any:
+        name = self.repo_id
+        if remote != "local" and (not name or Path(name).exists()):
+            raise TraceError(
+                f"{self._label!r} is on this machine only, and remote=True runs a model that the server has: open it "
+                'by its hub id, LanguageModel("org/name"), or rehearse with remote="local"'
+            )
+        return nnsight.LanguageModel._remote_backend(self, remote, *args)
 
     # -- loading ------------------------------------------------------------------------------------------------
 
@@ -93,7 +106,7 @@ class LanguageModel(ModuleEnvoy, nnsight.LanguageModel):
     def _load_meta(self, repo_id: str, *args: Any, **options: Any) -> nn.Module:
         module = cast(nn.Module, nnsight.LanguageModel._load_meta(self, repo_id, *args, **options))
         try:
-            self._locate(find_architecture(module, name=self._name, prove=False))
+            self._locate(find_architecture(module, name=self._label, prove=False))
         except ArchitectureError:
             if self.task != "text-generation":
                 raise
@@ -102,75 +115,13 @@ class LanguageModel(ModuleEnvoy, nnsight.LanguageModel):
         return module
 
     def _located(self, module: nn.Module) -> nn.Module:
-        self._locate(find_architecture(module, name=self._name))
+        self._locate(find_architecture(module, name=self._label))
         return module
 
     def _locate(self, architecture: Architecture) -> None:
         self._layout = layout_of(architecture)
-        self._name = architecture.shape.name  # pyright: ignore[reportIncompatibleMethodOverride]
+        self._label = architecture.shape.name
         self._blocks_path = self._layout.blocks
-
-    @property
-    def layout(self) -> Layout:
-        """Where its parts are; loads the weights of a model of no known family, whose parts must be proved."""
-        if self._layout is None:
-            self.dispatch()
-        assert self._layout is not None
-        return self._layout
-
-    @property
-    def blocks(self) -> Any:
-        """The decoder blocks: ``model.blocks[3].attention``, ``.mlp``, ``.heads``, ``.resid_mid`` ..."""
-        if self._blocks_path is None:
-            self.dispatch()
-        return self.get(cast(str, self._blocks_path))
-
-    # -- running ------------------------------------------------------------------------------------------------
-
-    def trace(self, *inputs: Any, **options: Any) -> Any:
-        """Open a trace; without a prompt, it is filled by ``with tracer.invoke(prompt):`` blocks."""
-        options.setdefault("tracer_cls", Trace)
-        return nnsight.LanguageModel.trace(self, *inputs, **options)
-
-    def scan(self, *inputs: Any, fn: Any = None, backend: Any = None, **options: Any) -> Any:
-        """Open a trace of shapes alone; it needs no weights."""
-        return Scan(self, self._call if fn is None else fn, *inputs, backend=backend, **options)
-
-    def session(self, **options: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Open a session: traces inside share values without saving them."""
-        if options.get("tracer_cls") is None:
-            options["tracer_cls"] = Session
-        return nnsight.LanguageModel.session(self, **options)
-
-    def edit(self, *, inplace: bool = False, backend: Any = None) -> Any:
-        """Store the block's interventions: ``with model.edit() as edited:`` or ``as (tracer, edited)``."""
-        return Edit(self, inplace=inplace, backend=backend)
-
-    def interleave(self, fn: Any, *args: Any, **options: Any) -> Any:
-        """Run the model beside the blocks of a trace."""
-        for mediator in self.interleaver.mediators:
-            forget_notes(mediator.lcls)
-        try:
-            return nnsight.LanguageModel.interleave(self, fn, *args, **options)
-        except OutOfOrderError as error:
-            raise self._out_of_order(error).with_traceback(error.__traceback__) from None
-
-    def __call__(self, *args: Any, **options: Any) -> Any:
-        """Call the module plainly; refused for an edited model, whose edits act in traces only."""
-        if self._edits and not self.interleaver.interleaving:
-            raise UnsupportedError(
-                f"{self._name} is called plainly, where its edits do not act: they live in traces. Use "
-                "edited.trace(...) or edited.generate(...); for plain calls make the edit with SteeringModel.edit(plan)"
-            )
-        return nnsight.LanguageModel.__call__(self, *args, **options)
-
-    def _out_of_order(self, error: OutOfOrderError) -> TraceError:
-        place = self._place("output")._replace(location=str(error).split("'")[1].rpartition(".i")[0])
-        return TraceError(
-            f"{place} was asked for after the model had run past it, or does not run in this call. A block must ask "
-            "for layers in the order in which the model runs them; ask for it earlier in the block, or in a `with "
-            "tracer.invoke():` of its own. apply(plan, model) takes layers in any order"
-        )
 
 
 def _tree_of(model: SteeringModel) -> nn.Module:

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from ..errors import SteersmanError
 from .layout import Layout, Spot
-from .values import Activation, Place, fitted, in_worker, served
+from .served import fitted, served
+from .values import Activation, Place, in_worker
 
 
 class Site(eproperty):

@@ -8,16 +8,37 @@ from typing import Any
 
 from nnsight.intervention.editing import EditingTracer
 from nnsight.intervention.tracer import InterleavingTracer, ScanningTracer
-from nnsight.tracing.tracer import Tracer, skip_context, skippable
+from nnsight.tracing.backend import Backend
+from nnsight.tracing.tracer import ExitTracingException, Tracer, skip_context, skippable
 
 from .envoys import Handoff
+from .plain_calls import watch
+from .served import served
 from .steps import EveryStep, Steps, clock_of
 from .unsaved import known_names, leave_notes
-from .values import Place, served
+from .values import Place
+
+
+def finish(kind: type[Tracer], tracer: Any, exc: tuple[Any, Any, Any]) -> Any:
+    """Leave the block of a trace: run it here, or send it away."""
+    if type(tracer.backend) is Backend or not (exc[0] is None or issubclass(exc[0], ExitTracingException)):
+        return kind.__exit__(tracer, *exc)
+    from .sending import sending  # where it is sent from only
+
+    with sending(tracer):
+        return kind.__exit__(tracer, *exc)
 
 
 class Trace(InterleavingTracer):
     """A trace. ``with tracer.all():`` acts at every step, and the statements after it are run too."""
+
+    @property
+    def model(self) -> Any:
+        """The model that is traced."""
+        return self.envoy
+
+    def __exit__(self, *exc: Any) -> Any:
+        return finish(InterleavingTracer, self, exc)
 
     @property
     def iter(self) -> Steps:
@@ -28,7 +49,7 @@ class Trace(InterleavingTracer):
         """Every forward pass, as a block or as a loop."""
         return Steps(self)
 
-    @Handoff  # pyright: ignore[reportArgumentType]
+    @Handoff
     def result(self, value: Any) -> Any:
         """What the traced call returned: for ``generate`` the token ids."""
         return served(value, Place("result", "the call", ""))
@@ -58,6 +79,12 @@ class Scan(Trace, ScanningTracer):
 
 class Session(Tracer):
     """Several traces that share values."""
+
+    #: the model whose session it is
+    model: Any = None
+
+    def __exit__(self, *exc: Any) -> Any:
+        return finish(Tracer, self, exc)
 
     def execute(self, code: CodeType) -> None:
         """Run the block, and leave a note for each name that it did not bring out."""
@@ -103,3 +130,4 @@ class Edit(EditingTracer):
         worker = EveryStep(code, frame.f_globals, dict(frame.f_locals), copy=True, node=self.node)
         worker.clock = clock_of(self.envoy)
         self.envoy._edits.append(worker)  # pyright: ignore[reportOptionalMemberAccess, reportPrivateUsage]
+        watch(self.envoy)

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from ..errors import DataError
 from ..sweeping.result import Row, Sweep
+from ..sweeping.stages import said
 from .words import Document
 
 
@@ -43,8 +44,9 @@ def read_sweep(given: Any, max_kl: float) -> Document:
     controls: Any = facts.pop("controls", {})
     own = {name: facts.pop(name, None) for name in ("model", "target", "seed", "versions")}
     facts.pop("split", None)
-    return {**own, "rows": [asdict(row) for row in sweep.rows], "best": best, "max_kl": max_kl, "settings": facts,
-            "prompt": controls.get("prompt"), "notes": facts.pop("notes", [])}  # fmt: skip
+    stages: Any = {"dropped": sweep.dropped, "stages": said(facts.pop("stages", {}), facts.pop("dropped", []))}
+    return {**own, **stages, "rows": [asdict(row) for row in sweep.rows], "best": best, "max_kl": max_kl,
+            "settings": facts, "prompt": controls.get("prompt"), "notes": facts.pop("notes", [])}  # fmt: skip
 
 
 def _loaded(given: Any) -> Sweep:

@@ -32,7 +32,7 @@ def sweep_tiles(document: Document) -> list[tuple[str, str, str]]:
 def maps(document: Document) -> list[str]:
     """Effect and cost by layer and strength, the chosen cell outlined."""
     rows = list(document["rows"])
-    layers, strengths = _axes(rows)
+    layers, strengths = _axes([*rows, *document.get("dropped", ())])
     best = document.get("best")
     chosen = None
     if best and best["layer"] in layers and best["strength"] in strengths:
@@ -63,6 +63,7 @@ def maps(document: Document) -> list[str]:
     asked = document.get("prompt")
     if asked:
         said += f" Asking for it in words ({asked['instruction']!r}) instead: {between(asked)}."
+    said += "".join(f" First stage: {sentence}." for sentence in document.get("stages") or ())
     said += "".join(f" Note: {note}." for note in document.get("notes") or ())
     return [html.paragraph(said), f'<div class="figures">{"".join(figures)}</div>']
 
@@ -86,7 +87,7 @@ def dose_at_best(document: Document) -> str:
 
 def _axes(rows: Sequence[Row]) -> tuple[list[Any], list[float]]:
     layers = sorted({row["layer"] for row in rows})
-    return layers, sorted({float(row["strength"]) for row in rows})
+    return layers, sorted({float(row["strength"]) for row in rows if row["strength"] is not None})
 
 
 def _cells(rows: Sequence[Row], layers: list[Any], strengths: list[float], key: str) -> list[list[float | None]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -37,3 +38,34 @@ def maker(operation: str | Make, options: Mapping[str, Any]) -> Make:
 def plan_of(make: Make, vector: Direction, layer: int, strength: float) -> Plan:
     """The plan of one cell."""
     return Plan.of(make(vector, layer, strength))
+
+
+#: (layer, strength)
+Cell = tuple[int, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """All cells of a sweep, and the random directions of its control.
+
+    Attributes:
+        make: what makes the plan of a cell.
+        vector: the direction.
+        layers, strengths: ascending.
+        drawn: random directions; tried at the magnitudes of the strengths, they stand mirrored for negative ones.
+    """
+
+    make: Make
+    vector: Direction
+    layers: list[int]
+    strengths: list[float]
+    drawn: Sequence[Direction] = ()
+
+    @property
+    def magnitudes(self) -> list[float]:
+        """The sizes of the strengths, 0 left out."""
+        return sorted({abs(s) for s in self.strengths if s})
+
+    def plan(self, direction: Direction, layer: int, strength: float) -> Plan:
+        """The plan of a cell, for the vector or for a control."""
+        return plan_of(self.make, direction, layer, strength)

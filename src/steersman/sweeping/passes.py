@@ -195,7 +195,7 @@ class Passes:
                     start = self._stem(number).start
                     parts.append(stream[row, :, text.first - start : text.length - start])
                 return self.resumable.logits(torch.cat(parts, dim=1))
-            stream = self.resumable.run(base, plans)
+            stream = self.resumable.run(base, plans, few=max(text.scored for text in chosen))
             stream = stream.reshape(len(plans), len(chosen), *stream.shape[1:])
             scored = [stream[:, row, -text.scored :] for row, text in enumerate(chosen)]
             return self.resumable.logits(torch.cat(scored, dim=1))

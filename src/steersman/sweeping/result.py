@@ -27,8 +27,8 @@ class Row:
         effect, low, high: mean change of the target over all items, with its 95% interval (None: too few items).
         tune_effect: over the items that the choice is made on.
         report_effect, report_low, report_high: over the items kept from the choice; None where too few to part.
-        slope, anti_steerable: of the layer: mean over items of the effect's slope over strengths, and the share of
-            items whose slope is negative.
+        slope, anti_steerable: of the layer: mean over items of the effect's slope over the strengths measured there,
+            and the share of items whose slope is negative.
         kl, kl_p95, top1: on neutral text, per affected token: mean and 95th percentile of the KL, nats, and the share
             of likeliest tokens that stay; ``kl_tokens`` were counted.
         control_low, control_high: where 95% of random directions of the same length lie at this layer and strength.
@@ -82,8 +82,22 @@ class Sweep:
 
     @property
     def layers(self) -> list[int]:
-        """The layers searched."""
+        """The layers measured."""
         return sorted({row.layer for row in self.rows})
+
+    @property
+    def dropped(self) -> list[dict[str, Any]]:
+        """What the first stages dropped before it was measured in full, empty without any.
+
+        Of each: ``stage`` (``"screening"`` or ``"halving"``), ``layer``, ``strength`` (None: all of them), on how many
+        ``items``, and the ``score`` it was dropped for: the first-order slope, or the mean effect on those items.
+        """
+        return list(self.facts.get("dropped", ()))
+
+    @property
+    def searched(self) -> list[int]:
+        """The layers searched, those that were dropped included."""
+        return sorted({*self.layers, *(cell["layer"] for cell in self.dropped)})
 
     @property
     def strengths(self) -> list[float]:
@@ -98,10 +112,15 @@ class Sweep:
         raise DataError(f"layer {layer} at strength {strength} was not swept")
 
     def frame(self) -> Any:
-        """A pandas DataFrame, one row per layer and strength."""
+        """A pandas DataFrame, one row per layer and strength.
+
+        After first stages, what they dropped follows, without measurements; ``stage``, ``items`` and ``score`` are
+        those of :attr:`dropped`, and empty for what was measured.
+        """
         import pandas as pd
 
-        return pd.DataFrame([asdict(row) for row in self.rows])
+        measured = [asdict(row) for row in self.rows]
+        return pd.DataFrame(measured + self.dropped)
 
     # -- choosing -------------------------------------------------------------------------------------------------
 
@@ -130,22 +149,31 @@ class Sweep:
         return max(near, key=lambda r: (self._around(r, sign), sign * r.tune_effect))
 
     def _around(self, row: Row, sign: int) -> float:
-        layers, strengths = self.layers, self.strengths
+        layers, strengths = self.searched, self.strengths
         i, j = layers.index(row.layer), strengths.index(row.strength)
+        cells = {(r.layer, r.strength): r.tune_effect for r in self.rows}
         found = [
-            sign * self.row(layers[a], strengths[b]).tune_effect
+            sign * cells[layers[a], strengths[b]]
             for a, b in ((i, j), (i - 1, j), (i + 1, j), (i, j - 1), (i, j + 1))
-            if 0 <= a < len(layers) and 0 <= b < len(strengths) and strengths[b] * row.strength > 0
+            if 0 <= a < len(layers)
+            and 0 <= b < len(strengths)
+            and strengths[b] * row.strength > 0
+            and (layers[a], strengths[b]) in cells
         ]
         return float(np.mean(found))
 
     def plan(self, max_kl: float = 0.1, *, sign: int = 1) -> Plan:
-        """The plan of :meth:`best`."""
+        """The plan of :meth:`best`, with its row as evidence, which its file keeps."""
         chosen = self.best(max_kl, sign=sign)
         plan = self.plans.get((chosen.layer, chosen.strength))
         if plan is None:
             raise DataError("this sweep was loaded without its vector; plans= of Sweep.load(path, plans)")
-        return plan
+        return Plan(plan, {"kind": "sweep", "max_kl": max_kl, "row": asdict(chosen), **self._told()})
+
+    def _told(self) -> dict[str, Any]:
+        """What a plan's evidence repeats of the facts: enough to know what was searched, and on what."""
+        told = "target layers strengths operation random items seed prompts model versions"
+        return {name: self.facts[name] for name in told.split() if name in self.facts}
 
     def pareto(self, *, sign: int = 1) -> list[Row]:
         """The cells that no other beats in both effect and KL, by KL ascending."""
@@ -163,8 +191,9 @@ class Sweep:
 
     def map_figure(self, *, value: Literal["effect", "kl"] = "effect", max_kl: float | None = None) -> Figure:
         """Effect, or side effect, by layer and strength, before it is drawn; ``max_kl`` marks the choice within it."""
-        layers, strengths = self.layers, self.strengths
-        values = [[getattr(self.row(layer, strength), value) for strength in strengths] for layer in layers]
+        layers, strengths = self.searched, self.strengths
+        cells = {(row.layer, row.strength): float(getattr(row, value)) for row in self.rows}
+        values = [[cells.get((layer, strength)) for strength in strengths] for layer in layers]
         chosen = None
         if max_kl is not None:
             best = self.best(max_kl)
@@ -185,11 +214,13 @@ class Sweep:
     def dose_figure(self, *, layer: int | None = None, max_kl: float = 0.1) -> Figure:
         """Effect and KL over strengths at one layer, before they are drawn."""
         layer = self.best(max_kl).layer if layer is None else layer
-        rows = [self.row(layer, strength) for strength in self.strengths]
+        rows = [row for row in self.rows if row.layer == layer]
+        if not rows:
+            raise DataError(f"layer {layer} was not swept; these were: {', '.join(map(str, self.layers))}")
         bands = [(r.control_low, r.control_high) for r in rows]
         ends = [(r.low, r.high) for r in rows]
         arguments = {
-            "strengths": self.strengths, "effects": [r.effect for r in rows], "kl": [r.kl for r in rows],
+            "strengths": [r.strength for r in rows], "effects": [r.effect for r in rows], "kl": [r.kl for r in rows],
             "max_kl": max_kl, "intervals": None if any(None in pair for pair in ends) else ends,
             "random": None if any(None in pair for pair in bands) else bands,
             "title": f"Dose and response at layer {layer}", "y_label": f"effect ({self.facts['target']['unit']})",

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ...errors import UnsupportedError
 from ...shape import ModelShape
-from .install import blocks_of, install, register_op, spots
-from .places import layout_of, shape_from
+from .install import blocks_of, install, register_ops, spots
+from .places import layout_of, places, shape_from
+from .reading import Readings
 from .registry import Registry
 from .requests import Compiler, FrontEnd
 from .seams import refuse
@@ -44,6 +46,8 @@ def front_end(vllm_config: Any) -> FrontEnd:
         _capacity(vllm_config, settings, shape),
         settings.rows_each(shape.n_layers, shape.d_model, requests),
         settings.programs,
+        reads=bool(settings.capture),
+        conditions=vllm_config.parallel_config.pipeline_parallel_size == 1,
         exact_generation=vllm_config.speculative_config is None,
     )
 
@@ -61,25 +65,35 @@ def worker_steering(worker: Any) -> WorkerSteering:
     shape = shape_of(config, settings)
     model = worker.model_runner.get_model()
     found = spots(blocks_of(model, shape.n_layers), shape, layout_of(config.model_config.hf_text_config))
-    found = [spot for spot in found if spot.place[0] in settings.sites]
-    device = torch.device(worker.device)
-    tables = Tables([spot.place for spot in found], shape.d_model, _capacity(config, settings, shape), device)
-    install(found, tables)
+    steered = [spot for spot in found if spot.place[0] in settings.sites]
+    device, capacity = torch.device(worker.device), _capacity(config, settings, shape)
+    tables = Tables([spot.place for spot in steered], shape.d_model, capacity, device)
+    _check_capture(settings, shape)
+    read = {spot.place: spot.scale for spot in found if spot.place in settings.capture}
+    readings = Readings(read, shape.d_model, capacity.tokens, device) if read else None
+    install(found, tables, readings)
     registry = None if settings.vectors is None else Registry(settings.vectors)
-    return WorkerSteering(Compiler(registry, shape), tables, found)
+    return WorkerSteering(Compiler(registry, shape), tables, steered, readings)
+
+
+def _check_capture(settings: Settings, shape: ModelShape) -> None:
+    missing = set(settings.capture) - set(places(shape))
+    if missing:
+        component, layer = min(missing)
+        why = shape.unavailable.get((component, layer), f"{shape.name} has {shape.n_layers} layers")
+        raise UnsupportedError(f"{component} of layer {layer} cannot be read by vLLM: {why}")
 
 
 def _register() -> None:
     from torch.library import Library
     from vllm.utils.torch_utils import direct_register_custom_op  # pyright: ignore[reportMissingImports]
 
-    global _LIBRARY
-    if _LIBRARY is None:
-        _LIBRARY = Library("steersman", "FRAGMENT")  # pyright: ignore[reportConstantRedefinition]
-        register_op(direct_register_custom_op, _LIBRARY)
+    if not _libraries:
+        _libraries.append(Library("steersman", "FRAGMENT"))
+        register_ops(direct_register_custom_op, _libraries[0])
 
 
-_LIBRARY: Any = None
+_libraries: list[Any] = []  # the op lives as long as its library
 
 
 @torch.inference_mode()
@@ -95,7 +109,11 @@ def check_worker(worker: Any) -> None:
         return
     tokens = min(_CHECK_TOKENS, steering.tables.capacity.tokens, len(steering.spots))
     outputs: list[Any] = []
-    handle = runner.get_model().register_forward_hook(lambda module, args, output: outputs.append(output))  # pyright: ignore[reportUnknownLambdaType]
+
+    def keep(module: nn.Module, args: Any, output: Any) -> None:
+        outputs.append(output)
+
+    handle = cast(nn.Module, runner.get_model()).register_forward_hook(keep)
 
     def run() -> Tensor:
         outputs.clear()
@@ -118,5 +136,4 @@ def _summed(output: Any) -> Tensor:
         return output
     if isinstance(output, tuple):
         return _summed(output[0])
-    total: Tensor = sum(tensor.float() for tensor in output.tensors.values())  # pyright: ignore[reportAssignmentType]
-    return total
+    return torch.stack([tensor.float() for tensor in output.tensors.values()]).sum(0)

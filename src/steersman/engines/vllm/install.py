@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from ...model.architecture.architecture import number, submodule
 from ...model.architecture.families import Family
 from ...shape import ModelShape
 from .places import Place, places
+from .reading import Readings, read
 from .tables import Tables
 
 #: Names of lists of decoder blocks.
@@ -102,47 +103,53 @@ def _spot(place: Place, block: nn.Module, layout: Family | None) -> Spot:
     return Spot(place, module, side, scale, component == "resid_mid")
 
 
-def install(found: Sequence[Spot], tables: Tables) -> None:
-    """Put the op at every spot."""
+def install(found: Sequence[Spot], tables: Tables, readings: Readings | None) -> None:
+    """Put the op at every spot that the tables have, and the one that reads at every spot that is read."""
+    sides: dict[nn.Module, list[_Side]] = {}
     for spot in found:
-        tables.scales[spot.place] = spot.scale
-        number_ = tables.places[spot.place]
-        name = f"steersman_{spot.side}"
-        buffers = {
-            "bank": tables.bank,
-            "entries": tables.entries[number_],
-            "factors": tables.factors[number_],
-            "tokens": tables.tokens,
-            "index": tables.index,
-        }
+        steers, reads = spot.place in tables.places, readings is not None and spot.place in readings.stores
+        buffers: dict[str, Tensor] = {}
+        if steers:
+            tables.scales[spot.place] = spot.scale
+            at = tables.places[spot.place]
+            own = {"bank": tables.bank, "entries": tables.entries[at], "factors": tables.factors[at]}
+            buffers |= own | {"tokens": tables.tokens, "index": tables.index, "gates": tables.gates}
+        if readings is not None and reads:
+            readings.scales[spot.place] = spot.scale
+            buffers |= {"store": readings.stores[spot.place], "wanted": readings.wanted}
         for key, tensor in buffers.items():
-            spot.module.register_buffer(f"{name}_{key}", tensor, persistent=False)
-    for module, sides in _by_module(found).items():
-        module.__class__ = _steered(type(module), sides)
+            spot.module.register_buffer(f"steersman_{spot.side}_{key}", tensor, persistent=False)
+        if buffers:
+            sides.setdefault(spot.module, []).append(_Side(spot.side, spot.stream, steers, reads))
+    for module, own_sides in sides.items():
+        module.__class__ = _steered(type(module), tuple(own_sides))
 
 
-def _by_module(found: Sequence[Spot]) -> dict[nn.Module, tuple[tuple[str, bool], ...]]:
-    sides: dict[nn.Module, list[tuple[str, bool]]] = {}
-    for spot in found:
-        sides.setdefault(spot.module, []).append((spot.side, spot.stream))
-    return {module: tuple(own) for module, own in sides.items()}
+class _Side(NamedTuple):
+    """What is done on one side of a module."""
+
+    name: str
+    stream: bool
+    steers: bool
+    reads: bool
 
 
-_CLASSES: dict[tuple[type, tuple[tuple[str, bool], ...]], type] = {}
+_CLASSES: dict[tuple[type, tuple[_Side, ...]], type] = {}
 
 
-def _steered(base: Any, sides: tuple[tuple[str, bool], ...]) -> type:
+def _steered(base: Any, sides: tuple[_Side, ...]) -> type:
     """The subclass of a module's class that steers on these sides; one for all modules that are alike."""
     if (base, sides) not in _CLASSES:
-        before, after = dict(sides).get("input") is not None, dict(sides).get("output")
-        where = _arguments(base.forward) if before else None
+        named = {side.name: side for side in sides}
+        before, after = named.get("input"), named.get("output")
+        where = _arguments(base.forward) if before is not None else None
 
         def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-            if where is not None:
-                args, kwargs = _before(self, args, kwargs, *where)
+            if before is not None and where is not None:
+                _before(self, before, args, kwargs, where)
             output = base.forward(self, *args, **kwargs)
             if after is not None:
-                output = _after(self, output, after)
+                _after(self, after, output)
             return output
 
         _CLASSES[base, sides] = type(f"Steered{base.__name__}", (base,), {"forward": forward})
@@ -158,25 +165,29 @@ def _arguments(forward: Callable[..., Any]) -> tuple[int, str, int, str]:
 
 
 def _before(
-    module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], at: int, name: str, beside: int, residual_name: str
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    module: Any, side: _Side, args: tuple[Any, ...], kwargs: dict[str, Any], where: tuple[int, str, int, str]
+) -> None:
+    at, name, beside, residual_name = where
     hidden = args[at] if len(args) > at else kwargs[name]
     residual = None
     if beside >= 0:
         residual = args[beside] if len(args) > beside else kwargs.get(residual_name)
-    torch.ops.steersman.steer(
-        hidden,
-        residual,
-        module.steersman_input_bank,
-        module.steersman_input_entries,
-        module.steersman_input_factors,
-        module.steersman_input_tokens,
-        module.steersman_input_index,
-    )
-    return args, kwargs
+    if side.steers:
+        torch.ops.steersman.steer(
+            hidden,
+            residual,
+            module.steersman_input_bank,
+            module.steersman_input_entries,
+            module.steersman_input_factors,
+            module.steersman_input_tokens,
+            module.steersman_input_index,
+            module.steersman_input_gates,
+        )
+    if side.reads:
+        torch.ops.steersman.read(hidden, residual, module.steersman_input_store, module.steersman_input_wanted)
 
 
-def _after(module: Any, output: Any, stream: bool) -> Any:
+def _after(module: Any, side: _Side, output: Any) -> None:
     hidden, residual = output, None
     if not isinstance(output, Tensor):
         if not (isinstance(output, tuple) and len(output) == 2 and isinstance(output[0], Tensor)):
@@ -185,45 +196,49 @@ def _after(module: Any, output: Any, stream: bool) -> Any:
                 "model cannot be steered in vLLM yet. Set STEERSMAN_VLLM=off to run it unsteered"
             )
         hidden = output[0]
-        residual = output[1] if stream else None
-    torch.ops.steersman.steer(
-        hidden,
-        residual,
-        module.steersman_output_bank,
-        module.steersman_output_entries,
-        module.steersman_output_factors,
-        module.steersman_output_tokens,
-        module.steersman_output_index,
-    )
-    return output
+        residual = output[1] if side.stream else None
+    if side.steers:
+        torch.ops.steersman.steer(
+            hidden,
+            residual,
+            module.steersman_output_bank,
+            module.steersman_output_entries,
+            module.steersman_output_factors,
+            module.steersman_output_tokens,
+            module.steersman_output_index,
+            module.steersman_output_gates,
+        )
+    if side.reads:
+        torch.ops.steersman.read(hidden, residual, module.steersman_output_store, module.steersman_output_wanted)
 
 
-def register_op(register: Callable[..., None], library: Any) -> None:
-    """Make ``torch.ops.steersman.steer``, once in a process, through vLLM's own way of registering."""
+def register_ops(register: Callable[..., None], library: Any) -> None:
+    """Make ``torch.ops.steersman.steer`` and ``read``, once in a process, through vLLM's own way of registering."""
     if hasattr(torch.ops.steersman, "steer"):
         return
     from .kernel import steer
 
-    register("steer", _typed(steer), mutates_args=["hidden"], fake_impl=_nothing, target_lib=library)
+    arguments = ("hidden", "residual", "bank", "entries", "factors", "tokens", "index", "gates")
+    typed = {
+        "steer": (_typed(steer, arguments), ["hidden", "gates"]),
+        "read": (_typed(read, ("hidden", "residual", "store", "wanted")), ["store"]),
+    }
+    for name, (function, written) in typed.items():
+        register(name, function, mutates_args=written, fake_impl=_nothing, target_lib=library)
 
 
-def _typed(function: Callable[..., None]) -> Callable[..., None]:
+def _typed(function: Callable[..., None], names: Sequence[str]) -> Callable[..., None]:
     """The same function with annotations that are types and not text, as torch's schema inference wants them."""
 
-    def steer(
-        hidden: torch.Tensor,
-        residual: torch.Tensor | None,
-        bank: torch.Tensor,
-        entries: torch.Tensor,
-        factors: torch.Tensor,
-        tokens: torch.Tensor,
-        index: torch.Tensor,
-    ) -> None:
-        function(hidden, residual, bank, entries, factors, tokens, index)
+    def call(*args: Any) -> None:
+        function(*args)
 
-    hints = dict.fromkeys(("hidden", "bank", "entries", "factors", "tokens", "index"), torch.Tensor)
-    steer.__annotations__ = {**hints, "residual": Tensor | None, "return": None}
-    return steer
+    hints: dict[str, Any] = {name: Tensor | None if name == "residual" else Tensor for name in names}
+    call.__annotations__ = {**hints, "return": None}
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = [inspect.Parameter(name, kind, annotation=hint) for name, hint in hints.items()]
+    setattr(call, "__signature__", inspect.Signature(parameters, return_annotation=None))  # noqa: B010
+    return call
 
 
 def _nothing(*args: Any) -> None:

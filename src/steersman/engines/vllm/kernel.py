@@ -20,18 +20,19 @@ def steer(
     factors: Tensor,
     tokens: Tensor,
     index: Tensor,
+    gates: Tensor,
 ) -> None:
     """Steer one place, in place.
 
     Args:
         hidden, residual: ``[at least as many as tokens are steered, width]``.
-        bank, tokens, index: as in :class:`~steersman.engines.vllm.tables.Tables`.
+        bank, tokens, index, gates: as in :class:`~steersman.engines.vllm.tables.Tables`.
         entries, factors: of this place.
     """
     if hidden.is_cuda:  # pragma: no cover - needs a GPU; the same kernel runs interpreted in the tests
         from .triton_kernel import launch
 
-        launch(hidden, residual, bank, entries, factors, tokens)
+        launch(hidden, residual, bank, entries, factors, tokens, gates)
         return
     count, rank = int(index[0]), int(entries[0, 0])
     if count == 0 or rank == 0:
@@ -41,30 +42,38 @@ def steer(
     found = hidden[rows].to(torch.float32)
     if bool(entries[0, 1]):
         base = found if residual is None else found + residual[rows].to(torch.float32)
-        change = general(base, bank, entries[slots], factors[slots], rank)
+        change = general(base, bank, entries[slots], factors[slots], rank, gates)
     else:
-        change = additions(bank, entries[slots], factors[slots], rank)
+        change = additions(bank, entries[slots], factors[slots], rank, gates)
     hidden[rows] = (found + change).to(hidden.dtype)
 
 
-def additions(bank: Tensor, entries: Tensor, factors: Tensor, rank: int) -> Tensor:
+def additions(bank: Tensor, entries: Tensor, factors: Tensor, rank: int, gates: Tensor) -> Tensor:
     """The change ``[n, width]`` where every entry only adds: sum of a w."""
     change = torch.zeros(len(entries), bank.shape[1])
     for k in range(rank):
+        write, _, _, gate, _ = entries[:, 1 + INTS * k : 1 + INTS * (k + 1)].unbind(1)
         _, factor, shift, _, _ = factors[:, FLOATS * k : FLOATS * (k + 1)].unbind(1)
-        change += (factor * shift)[:, None] * bank[entries[:, 1 + INTS * k]]
+        change += (gates[gate] * factor * shift)[:, None] * bank[write]
     return change
 
 
-def general(h: Tensor, bank: Tensor, entries: Tensor, factors: Tensor, rank: int) -> Tensor:
+def general(h: Tensor, bank: Tensor, entries: Tensor, factors: Tensor, rank: int, gates: Tensor) -> Tensor:
     """The change ``[n, width]`` of values h, entry by entry: ``g h + a clip(r . h0 + c, low, high) w - h``."""
     change = torch.zeros_like(h)
     start = h
     for k in range(rank):
-        write, read, begins = entries[:, 1 + INTS * k : 1 + INTS * (k + 1)].unbind(1)
+        write, read, begins, gate, decides = entries[:, 1 + INTS * k : 1 + INTS * (k + 1)].unbind(1)
         gain, factor, shift, low, high = factors[:, FLOATS * k : FLOATS * (k + 1)].unbind(1)
         if k:
             start = torch.where(begins.bool()[:, None], h + change, start)
-        amount = factor * torch.minimum(torch.maximum((start * bank[read]).sum(1) + shift, low), high)
-        change = gain[:, None] * change + (gain - 1)[:, None] * h + amount[:, None] * bank[write]
+        found = (start * bank[read]).sum(1)
+        if bool(decides.any()):
+            length = torch.where(high > 0, start.norm(dim=1).clamp_min(torch.finfo(torch.float32).tiny), 1.0)
+            gates[decides] = ((found / length - shift) * low > 0).float()
+            gates[0] = 1.0  # which all others wrote to
+        amount = factor * torch.minimum(torch.maximum(found + shift, low), high)
+        open_ = gates[gate]
+        gain = 1 + open_ * (gain - 1)
+        change = gain[:, None] * change + (gain - 1)[:, None] * h + (open_ * amount)[:, None] * bank[write]
     return change

@@ -8,31 +8,83 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import logging
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 from ...errors import SteersmanError, UnsupportedError
 from . import seams
 from .blocks import block_key
-from .requests import Resolved
-from .settings import KEY, Settings, switched_off
+from .reading import READ, Reading
+from .requests import FrontEnd, Resolved
+from .settings import KEY, Settings, asked_for, switched_off
+
+log = logging.getLogger("vllm.plugins.steersman")
 
 #: What an object of vLLM holds of ours.
 ATTRIBUTE = "steersman"
+#: What the module ``vllm`` holds there.
+STEERING, REFUSING = "steering", "refusing"
 
 
-def register() -> None:
+def register(*, required: bool | None = None) -> None:
     """Make this process of vLLM steer. May be called more than once.
 
+    A vLLM that cannot be steered starts all the same, with a warning, and answers requests that ask for steering with
+    an error: it may be there for something else. It does not start if steering is required.
+
+    Args:
+        required: whether it must steer; by default, if a setting is in the environment or ``VLLM_PLUGINS`` names this.
+
     Raises:
-        UnsupportedError: this vLLM is not one that is supported, or not as it was when this was written.
+        UnsupportedError: this vLLM is not one that is supported, or not as it was when this was written, and steering
+            is required; or it is not even known where it takes requests in.
     """
     import vllm  # pyright: ignore[reportMissingImports]
 
-    if switched_off() or getattr(vllm, ATTRIBUTE, False):
+    if switched_off():
         return
-    seams.check_version(vllm.__version__)
-    seams.check()
+    state = getattr(vllm, ATTRIBUTE, None)
+    if state == REFUSING and required:
+        raise UnsupportedError(f"vLLM {vllm.__version__} is in use in this process, and cannot be steered")
+    if state is not None:
+        return
+    try:
+        seams.check_version(vllm.__version__)
+        seams.check()
+    except UnsupportedError as error:
+        if asked_for() if required is None else required:
+            raise
+        _refuse_requests(error)
+        setattr(vllm, ATTRIBUTE, REFUSING)
+        return
+    _install()
+    setattr(vllm, ATTRIBUTE, STEERING)
+
+
+def _refuse_requests(error: UnsupportedError) -> None:
+    """Let vLLM run as it is, and answer whatever asks for steering with an error."""
+    entrance = seams.entrance()
+    if entrance is None:
+        raise error
+
+    def around(original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def refusing(*args: Any, **kwargs: Any) -> Any:
+            for each in (*args, *kwargs.values()):
+                extra = getattr(each, "extra_args", None)
+                if isinstance(extra, dict) and any(_is_ours(str(key)) for key in cast("dict[Any, Any]", extra)):
+                    raise seams.validation_error()(f"this request asks for steering, and cannot have it: {error}")
+            return original(*args, **kwargs)
+
+        return refusing
+
+    entrance.wrap(around)
+    log.warning("steersman: this vLLM runs unsteered, and requests that ask for steering are refused: %s", error)
+
+
+def _install() -> None:
     seams.CONFIG_HASH.wrap(_around_hash)
     seams.INPUTS.wrap(_around_inputs)
     seams.ADD_REQUEST.wrap(_around_add_request)
@@ -50,7 +102,7 @@ def register() -> None:
     seams.EXECUTE_V2.wrap(_around_execute_v2)
     holder = seams.LOAD_MODEL.find()[0]
     holder.steersman_stats = _stats
-    setattr(vllm, ATTRIBUTE, True)
+    holder.steersman_take = _take
 
 
 # -- the front end ----------------------------------------------------------------------------------------------------
@@ -63,35 +115,45 @@ def _around_inputs(original: Callable[..., Any]) -> Callable[..., Any]:
 
         request = original(self, *args, **kwargs)
         sampling = request.sampling_params
-        extra = None if sampling is None else sampling.extra_args
+        if sampling is None or not any(_is_ours(key) for key in sampling.extra_args or ()):
+            return request
         try:
-            if not extra or not any(key == KEY or key.startswith(f"{KEY}_") for key in extra):
-                return request
-            if kwargs.get("resumable"):
+            if request.resumable:
                 raise UnsupportedError("a request whose input is streamed has no prompt length; it cannot be steered")
-            resolved = _resolve(self, request, extra)
+            sampling.extra_args = _resolve(self, request, sampling.extra_args)
         except SteersmanError as error:
             raise VLLMValidationError(str(error), parameter=KEY) from error
-        others = {key: value for key, value in extra.items() if key != KEY and not key.startswith(f"{KEY}_")}
-        sampling.extra_args = (others | {KEY: resolved.plain()}) if resolved else (others or None)  # pyright: ignore[reportOptionalMemberAccess]
         return request
 
     return process_inputs
 
 
-def _resolve(processor: Any, request: Any, extra: dict[str, Any]) -> Resolved | None:
+def _is_ours(key: str) -> bool:
+    return key in (KEY, READ) or key.startswith(f"{KEY}_")
+
+
+def _resolve(processor: Any, request: Any, extra: dict[str, Any]) -> dict[str, Any] | None:
+    """The extra arguments of a request as the engine wants them."""
     from ...model.tokens import Tokens
 
     if not hasattr(processor, ATTRIBUTE):
         from .engine import front_end
 
         setattr(processor, ATTRIBUTE, front_end(processor.vllm_config))
+    front: FrontEnd = getattr(processor, ATTRIBUTE)
     ids = request.prompt_token_ids
     length = len(ids) if ids is not None else len(request.prompt_embeds)
-    known = ids is not None and processor.tokenizer is not None
-    marker_end = functools.partial(Tokens(processor.tokenizer).find_marker, ids) if known else None  # pyright: ignore[reportArgumentType]
-    front = getattr(processor, ATTRIBUTE)
-    return front.resolve(extra, length, request.sampling_params.max_tokens, ids, marker_end)
+    marker_end = None
+    if ids is not None and processor.tokenizer is not None:
+        marker_end = functools.partial(Tokens(processor.tokenizer).find_marker, ids)
+    resolved = front.resolve(extra, length, request.sampling_params.max_tokens, ids, marker_end)
+    reading = front.reading(extra, 0 if ids is None else length)
+    others = {key: value for key, value in extra.items() if not _is_ours(key)}
+    if resolved is not None:
+        others[KEY] = resolved.plain()
+    if reading is not None:
+        others[READ] = reading.plain()
+    return others or None
 
 
 # -- the engine core --------------------------------------------------------------------------------------------------
@@ -100,8 +162,8 @@ def _resolve(processor: Any, request: Any, extra: dict[str, Any]) -> Resolved | 
 def _around_add_request(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def preprocess_add_request(self: Any, request: Any) -> Any:
-        sampling = request.sampling_params
-        Resolved.from_extra(None if sampling is None else sampling.extra_args)  # raises unless it was resolved
+        for kind in (Resolved, Reading):
+            kind.from_extra(_extra(request))  # raises unless it came through the front end
         return original(self, request)
 
     return preprocess_add_request
@@ -126,8 +188,7 @@ def _of_request(request: Any) -> Resolved | None:
     try:
         return getattr(request, ATTRIBUTE)
     except AttributeError:
-        sampling = request.sampling_params
-        found = Resolved.from_extra(None if sampling is None else sampling.extra_args)
+        found = Resolved.from_extra(_extra(request))
         setattr(request, ATTRIBUTE, found)
         return found
 
@@ -135,14 +196,19 @@ def _of_request(request: Any) -> Resolved | None:
 def _around_hash(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def compute_hash(self: Any, *args: Any, **kwargs: Any) -> str:
-        from ... import __version__
-
         stock = original(self, *args, **kwargs)
-        settings = repr(Settings.of(self))
         # A graph that stock vLLM compiled has no op in it, and must never be loaded for an engine that steers.
-        return hashlib.sha256(f"{stock} steersman {__version__} {settings}".encode()).hexdigest()[: len(stock)]
+        own = f"{stock} steersman {_code()} {Settings.of(self)!r}"
+        return hashlib.sha256(own.encode()).hexdigest()[: len(stock)]
 
     return compute_hash
+
+
+@functools.cache
+def _code() -> str:
+    """A digest of what is traced into a graph: this package, whatever version it says it is."""
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
 
 
 # -- the workers ------------------------------------------------------------------------------------------------------
@@ -176,11 +242,13 @@ def _around_execute(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def execute_model(self: Any, scheduler_output: Any) -> Any:
         new = (
-            (each.req_id, each.sampling_params.extra_args if each.sampling_params is not None else None)
+            (each.req_id, _extra(each), len(each.prompt_token_ids or ()))
             for each in scheduler_output.scheduled_new_reqs
         )
         self.steersman.observe(new, scheduler_output.finished_req_ids)
-        return original(self, scheduler_output)
+        result = original(self, scheduler_output)
+        self.steersman.collect()
+        return result
 
     return execute_model
 
@@ -230,6 +298,11 @@ def _around_execute_v2(original: Callable[..., Any]) -> Callable[..., Any]:
     return execute_model
 
 
+def _extra(request: Any) -> dict[str, Any] | None:
+    """The extra arguments of a request; one that is pooled has no sampling parameters."""
+    return None if request.sampling_params is None else request.sampling_params.extra_args
+
+
 def _clear(runner: Any) -> None:
     steering = getattr(runner, ATTRIBUTE, None)  # a draft model's runner has none
     if steering is not None and not steering.checking:
@@ -239,3 +312,11 @@ def _clear(runner: Any) -> None:
 def _stats(self: Any) -> dict[str, Any]:
     """Of one worker, for ``collective_rpc("steersman_stats")``."""
     return self.steersman.stats()
+
+
+def _take(self: Any, keys: list[str]) -> bytes:
+    """What one worker has read under these keys, as a safetensors file, for ``collective_rpc("steersman_take")``."""
+    from safetensors.torch import save
+
+    readings = self.steersman.readings
+    return save({} if readings is None else readings.take(keys))

@@ -16,14 +16,15 @@ from typing import Any, cast
 
 from ... import spec
 from ...errors import BoundaryError, SpecError, UnsupportedError
-from ...plan import Plan
+from ...plan import Plan, PlanLike
 from ...positions import ENDLESS, MarkerEnd
 from ...shape import ModelShape
 from .blocks import program_keys
 from .packing import Packed, pack
+from .reading import READ, Reading
 from .registry import Registry
 from .segments import Steering, resolve
-from .settings import KEY
+from .settings import CONDITIONS, KEY
 from .tables import Capacity
 
 #: The keys of a spec that name entries.
@@ -114,6 +115,23 @@ def spec_in(extra: Mapping[str, Any] | None) -> Mapping[str, Any] | str | None:
     return cast("Mapping[str, Any] | str | None", whole)
 
 
+def carried(plan: PlanLike, registry: Registry) -> dict[str, Any] | None:
+    """A plan as a request carries it: its entries are stored in a registry, and named by their digests.
+
+    Raises:
+        UnsupportedError: it holds a function.
+    """
+    items = [item for item in Plan.of(plan) if not item.dropped]
+    if not items:
+        return None
+    document, entries = spec.write(items)
+    digests = {name: registry.store(entry) for name, entry in entries.items()}
+    for item in document["interventions"]:
+        for holder in (item, item.get("when") or {}):
+            holder.update({key: digests[holder[key]] for key in NAMING if holder.get(key) in digests})
+    return document
+
+
 @dataclass(frozen=True, eq=False)
 class Resolved:
     """What a request leaves the front end with.
@@ -162,6 +180,9 @@ class FrontEnd:
         shape: the model.
         capacity, rows: what the engine has room for; ``rows`` is what one request may use.
         programs: how many programs one request may have.
+        reads: whether activations can be read out.
+        conditions: whether conditions can be decided: not where the layers are spread over processes, which would have
+            to tell each other.
         exact_generation: whether it is known at every step how many tokens were generated; with speculative decoding,
             only afterwards.
     """
@@ -173,12 +194,16 @@ class FrontEnd:
         capacity: Capacity,
         rows: int,
         programs: int,
+        reads: bool = False,
+        conditions: bool = True,
         exact_generation: bool = True,
     ) -> None:
         self.compiler = Compiler(registry, shape)
         self.capacity = capacity
         self.rows = rows
         self.programs = programs
+        self.reads = reads
+        self.conditions = conditions
         self.exact_generation = exact_generation
 
     def resolve(
@@ -205,11 +230,37 @@ class FrontEnd:
             return None
         return Resolved(compiled.key, compiled.spec, steering, program_keys(compiled.key, steering.programs))
 
+    def reading(self, extra: Mapping[str, Any] | None, prompt_length: int) -> Reading | None:
+        """What is to be read of a request, or None.
+
+        Raises:
+            SteersmanError: this engine reads nothing, or the prompt has no such tokens.
+        """
+        found = Reading.from_extra(extra)
+        if found is None:
+            return None
+        if not self.reads:
+            raise UnsupportedError(
+                f"this engine was not started to read activations, so {READ!r} cannot be carried out; start it with "
+                "the setting 'capture', or use runner=\"vllm\""
+            )
+        found.check(prompt_length)
+        return found
+
     def _check_room(self, packed: Packed) -> None:
         if packed.rank > self.capacity.rank:
             raise UnsupportedError(
                 f"this plan needs {packed.rank} terms at one site, and this engine has room for {self.capacity.rank}; "
                 f"start it with STEERSMAN_RANK={packed.rank}"
+            )
+        if packed.conditions and not self.conditions:
+            raise UnsupportedError(
+                "conditions cannot be decided under pipeline parallelism, where other processes run the layers above; "
+                "use tensor parallelism, or the hook engine"
+            )
+        if len(packed.conditions) > CONDITIONS:
+            raise UnsupportedError(
+                f"this plan has {len(packed.conditions)} conditions, and a request may have {CONDITIONS}"
             )
         if len(packed.rows) > self.rows:
             raise UnsupportedError(

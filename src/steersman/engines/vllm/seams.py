@@ -101,6 +101,34 @@ SEAMS = (
 )
 
 
+#: Where vLLM's front end has taken requests in, in this release and before.
+_ENTRANCES = (
+    (INPUTS.module, INPUTS.path),
+    ("vllm.v1.engine.processor", "Processor.process_inputs"),
+)
+
+
+def entrance() -> Seam | None:
+    """Where any vLLM's front end takes requests in, whatever its arguments; None if that is not known."""
+    for module, path in _ENTRANCES:
+        seam = Seam(module, path, ())
+        try:
+            seam.find()
+        except UnsupportedError:
+            continue
+        return seam
+    return None
+
+
+def validation_error() -> type[Exception]:
+    """What vLLM's server answers with an error 400."""
+    try:
+        from vllm.exceptions import VLLMValidationError  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        return ValueError
+    return VLLMValidationError
+
+
 def check_version(version: str) -> None:
     """Raise :class:`UnsupportedError` for a vLLM release that was not tested."""
     from packaging.version import InvalidVersion, Version
@@ -124,30 +152,23 @@ def check() -> None:
 
 
 def refuse(vllm_config: Any) -> None:
-    """Raise :class:`UnsupportedError` for what would split or shift a batch behind the steering's back."""
-    parallel, compilation = vllm_config.parallel_config, vllm_config.compilation_config
-    passes = compilation.pass_config
-    reasons = {
-        "sequence parallelism (enable_sp) gives each device a part of the tokens": bool(
-            getattr(passes, "enable_sp", False)
-        ),
-        "asynchronous tensor parallelism (fuse_gemm_comms) gives each device a part of the tokens": bool(
-            getattr(passes, "fuse_gemm_comms", False)
-        ),
-        "micro-batching (DBO, enable_dbo or ubatch_size) splits the batch": bool(
-            getattr(parallel, "use_ubatching", False)
-        ),
-        "context parallelism (decode or prefill) splits sequences over devices": max(
-            getattr(parallel, "decode_context_parallel_size", 1), getattr(parallel, "prefill_context_parallel_size", 1)
-        )
-        > 1,
-        "sequence-parallel mixtures of experts split the tokens": bool(
-            getattr(parallel, "use_sequence_parallel_moe", False)
-        ),
-        "encoder-decoder models have no single stack of blocks": bool(
-            getattr(vllm_config.model_config, "is_encoder_decoder", False)
-        ),
-    }
+    """Raise :class:`UnsupportedError` for what would split or shift a batch behind the steering's back.
+
+    Every attribute is read by its name, without a default: one that is gone is a vLLM that is not known, and not a
+    switch that is off.
+    """
+    model, parallel = vllm_config.model_config, vllm_config.parallel_config
+    try:
+        reasons = {
+            "micro-batching (enable_dbo, ubatch_size) splits the batch": parallel.use_ubatching,
+            "decode context parallelism splits sequences over devices": parallel.decode_context_parallel_size > 1,
+            "prefill context parallelism splits sequences over devices": parallel.prefill_context_parallel_size > 1,
+            "sequence parallelism (of a mixture of experts, with expert, tensor and data parallelism) gives each "
+            "device a part of the tokens": parallel.use_sequence_parallel_moe,
+            "encoder-decoder models have no single stack of blocks": model.is_encoder_decoder,
+        }
+    except AttributeError as error:
+        raise UnsupportedError(f"the configuration of this vLLM is not as it was known ({error}); {OFF}") from error
     for reason, found in reasons.items():
         if found:
             raise UnsupportedError(f"this engine cannot be steered: {reason}; switch that off, or {OFF}")

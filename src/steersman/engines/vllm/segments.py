@@ -30,10 +30,14 @@ class Segment(NamedTuple):
 
 @dataclass(frozen=True)
 class Steering:
-    """How one request is steered: disjoint ascending segments, and the programs they name."""
+    """How one request is steered: disjoint ascending segments, and the programs they name.
+
+    Conditions are decided at the token ``last``, the last of the prompt.
+    """
 
     segments: tuple[Segment, ...]
     programs: tuple[States, ...]
+    last: int = 0
 
     def overlapping(self, start: int, stop: int) -> Iterable[Segment]:
         """The segments that meet ``[start, stop)``, clipped to it."""
@@ -47,7 +51,7 @@ class Steering:
     def plain(self) -> dict[str, Any]:
         """As JSON-able lists."""
         programs = [[None if state is None else list(state) for state in states] for states in self.programs]
-        return {"segments": [list(segment) for segment in self.segments], "programs": programs}
+        return {"segments": [list(segment) for segment in self.segments], "programs": programs, "last": self.last}
 
     @classmethod
     def from_plain(cls, document: dict[str, Any]) -> Steering:
@@ -56,7 +60,7 @@ class Steering:
             tuple(None if state is None else State(state[0], state[1]) for state in states)
             for states in document["programs"]
         )
-        return cls(tuple(Segment(*segment) for segment in document["segments"]), programs)
+        return cls(tuple(Segment(*segment) for segment in document["segments"]), programs, document["last"])
 
 
 def resolve(
@@ -88,12 +92,12 @@ def resolve(
             f"these positions fall into {len(edges)} runs of tokens that are steered differently, and {MOST} is the "
             "most that a request may carry; use fewer steps or wider slices"
         )
-    return _joined(edges, chosen)
+    return _joined(edges, chosen, prompt_length - 1)
 
 
-def _joined(edges: list[int], chosen: list[_Chosen]) -> Steering:
+def _joined(edges: list[int], chosen: list[_Chosen], last: int) -> Steering:
     if not edges:
-        return Steering((), ())
+        return Steering((), (), last)
     programs: dict[States, int] = {}
     segments: list[Segment] = []
     for start, stop in zip(edges, [*edges[1:], ENDLESS], strict=True):
@@ -105,7 +109,7 @@ def _joined(edges: list[int], chosen: list[_Chosen]) -> Steering:
             segments[-1] = Segment(segments[-1].start, stop, number)
         else:
             segments.append(Segment(start, stop, number))
-    return Steering(tuple(segments), tuple(programs))
+    return Steering(tuple(segments), tuple(programs), last)
 
 
 class _Chosen:

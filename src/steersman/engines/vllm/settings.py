@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from ...errors import SpecError
-from .places import STEERED
+from .places import STEERED, Place
 from .tables import Capacity
 
 KEY = "steersman"
@@ -24,6 +24,8 @@ VARIABLES = {
     "STEERSMAN_ROWS": "rows",
     "STEERSMAN_PROGRAMS": "programs",
 }
+#: Conditions that one request may have.
+CONDITIONS = 4
 #: Memory for rows, unless told otherwise.
 BUDGET = 256 * 1024 * 1024
 
@@ -31,6 +33,12 @@ BUDGET = 256 * 1024 * 1024
 def switched_off() -> bool:
     """Whether ``STEERSMAN_VLLM=off`` asks for an engine that does not steer."""
     return os.environ.get("STEERSMAN_VLLM", "").lower() in ("0", "off", "no", "false")
+
+
+def asked_for() -> bool:
+    """Whether the environment asks for an engine that steers: by a setting, or by naming the plugin."""
+    named = KEY in os.environ.get("VLLM_PLUGINS", "").split(",")
+    return named or any(os.environ.get(variable) for variable in VARIABLES)
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,7 @@ class Settings:
         rows: how many different vectors a request may use, counted over its layers; by default as many as fit in
             256 MiB for all requests together, at most eight more than the model has layers.
         programs: how many differently steered runs of tokens a request may have; every step of a schedule is one.
-        capture: how many tokens' activations a step may read out; 0 for none.
+        capture: the places that are read out, as ``"component.layer"``; an engine that serves needs none.
     """
 
     vectors: Path | None = None
@@ -52,7 +60,7 @@ class Settings:
     rank: int = 4
     rows: int | None = None
     programs: int = 16
-    capture: int = 0
+    capture: tuple[Place, ...] = ()
 
     @classmethod
     def of(cls, vllm_config: Any) -> Settings:
@@ -83,9 +91,10 @@ class Settings:
             for site in found["sites"]:
                 if site not in STEERED:
                     raise SpecError(f"setting 'sites' names {site!r}; vLLM can be steered at {', '.join(STEERED)}")
-        for name in ("rank", "rows", "programs", "capture"):
+        found["capture"] = tuple(_place(name) for name in found.get("capture") or ())
+        for name in ("rank", "rows", "programs"):
             if found.get(name) is not None:
-                found[name] = _count(name, found[name], least=0 if name == "capture" else 1)
+                found[name] = _count(name, found[name])
         return cls(**found)
 
     def rows_each(self, n_layers: int, width: int, requests: int) -> int:
@@ -100,16 +109,26 @@ class Settings:
         Args:
             requests, tokens: the most of a step.
         """
-        slots = min(tokens, requests * self.programs)
+        slots = min(tokens, requests * (self.programs + 1))  # one more where conditions are decided
         rows = requests * self.rows_each(n_layers, width, requests)
-        return Capacity(tokens, slots, rows, self.rank)
+        return Capacity(tokens, slots, rows, self.rank, requests * CONDITIONS)
 
 
-def _count(name: str, value: object, least: int) -> int:
+def _place(name: object) -> Place:
+    component, _, layer = str(name).rpartition(".")
+    if component not in STEERED or not layer.isdecimal():
+        raise SpecError(
+            f"setting 'capture' names {name!r}; it must be a component ({', '.join(STEERED)}) and a layer, such as "
+            "'resid_post.8'"
+        )
+    return component, int(layer)
+
+
+def _count(name: str, value: object) -> int:
     try:
         found = int(str(value))
     except ValueError:
-        found = least - 1
-    if found < least:
-        raise SpecError(f"setting {name!r} of steersman must be a whole number of at least {least}, got {value!r}")
+        found = 0
+    if found < 1:
+        raise SpecError(f"setting {name!r} of steersman must be a whole number of at least 1, got {value!r}")
     return found

@@ -6,15 +6,20 @@ import os
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
-from ... import spec
+from safetensors.torch import load
+from torch import Tensor
+
 from ...errors import MismatchError, UnsupportedError
 from ...model.loading import demo_folder
 from ...model.tokens import Prompts, Tokens, listed
 from ...plan import Plan, PlanLike
+from .engine import shape_of
+from .reading import READ, Reading
 from .registry import Registry
-from .settings import KEY, switched_off
+from .requests import carried
+from .settings import KEY, Settings, switched_off
 
 
 class SteeredLLM:
@@ -47,7 +52,9 @@ class SteeredLLM:
             raise UnsupportedError("STEERSMAN_VLLM switches steering off in this process; unset it")
         from .plugin import register
 
-        register()  # here already, so that an engine cannot start in a process where the plugin is filtered out
+        register(
+            required=True
+        )  # here already, so that an engine cannot start in a process where the plugin is filtered out
         named = os.environ.get("VLLM_PLUGINS")
         if named is not None and KEY not in named.split(","):
             raise UnsupportedError(f"VLLM_PLUGINS={named} leaves {KEY} out of the engine's processes; add it")
@@ -61,21 +68,23 @@ class SteeredLLM:
         self.llm: Any = LLM(str(source), additional_config=additional, **options)
         self.tokens = Tokens(self.llm.get_tokenizer())
 
+    @property
+    def settings(self) -> Settings:
+        """What it was told about steering."""
+        return Settings.of(self.llm.llm_engine.vllm_config)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the model, as of :attr:`steersman.shape.ModelShape.fingerprint`."""
+        return shape_of(self.llm.llm_engine.vllm_config, self.settings).fingerprint
+
     def spec(self, plan: PlanLike) -> dict[str, Any] | None:
         """A plan as a request carries it: its vectors are stored in the registry, and named by their digests.
 
         Raises:
             UnsupportedError: it holds a function.
         """
-        items = [item for item in Plan.of(plan) if not item.dropped]
-        if not items:
-            return None
-        document, entries = spec.write(items)
-        digests = {name: self.registry.store(entry) for name, entry in entries.items()}
-        for item in document["interventions"]:
-            for holder in (item, item.get("when") or {}):
-                holder.update({key: digests[value] for key, value in holder.items() if _names(key, value, digests)})
-        return document
+        return carried(plan, self.registry)
 
     def run(self, prompts: Sequence[Sequence[int]], steer: Sequence[PlanLike], sampling: Any) -> list[Any]:
         """vLLM's own outputs for prompts of token ids, one plan for each.
@@ -95,8 +104,59 @@ class SteeredLLM:
             document = self.spec(plan)
             own.extra_args = others if document is None else {**others, KEY: document}
             each.append(own)
-        inputs = [{"prompt_token_ids": list(ids)} for ids in prompts]
-        return self.llm.generate(inputs, each, use_tqdm=False)
+        return self.llm.generate(_inputs(prompts), each, use_tqdm=False)
+
+    def read(self, prompts: Sequence[Sequence[int]], readings: Sequence[Reading], steer: PlanLike) -> dict[str, Tensor]:
+        """Activations of prompts of token ids, at the places that the engine was started to capture.
+
+        Args:
+            readings: for each prompt the tokens that are read, under a key of its own.
+            steer: a plan in force meanwhile, for all.
+
+        Returns:
+            ``key/component.layer``: ``[tokens read, width]``, and with norms ``key/component.layer/norms``:
+            ``[tokens - 1]``; float32.
+
+        Raises:
+            vllm.exceptions.VLLMValidationError: a plan that does not fit, or that this engine cannot carry out.
+        """
+        from vllm import SamplingParams  # pyright: ignore[reportMissingImports]
+
+        document = self.spec(steer)
+        common = {} if document is None else {KEY: document}
+        each = [
+            # Tokens found in the prefix cache are not run, so they cannot be read; the last one always is.
+            SamplingParams(
+                max_tokens=1,
+                temperature=0.0,
+                detokenize=False,
+                skip_reading_prefix_cache=reading.norms or set(reading.tokens) != {len(ids) - 1},
+                extra_args={**common, READ: reading.plain()},
+            )
+            for ids, reading in zip(prompts, readings, strict=True)
+        ]
+        self.llm.generate(_inputs(prompts), each, use_tqdm=False)
+        found: dict[str, Tensor] = {}
+        for part in self.llm.collective_rpc("steersman_take", args=([reading.key for reading in readings],)):
+            found |= load(part)
+        return found
+
+    def close(self) -> None:
+        """Stop the engine and its processes, so that another one may begin."""
+        from vllm.distributed import cleanup_dist_env_and_memory  # pyright: ignore[reportMissingImports]
+
+        core = self.llm.llm_engine.engine_core
+        core.shutdown()
+        if type(core).__name__ == "InprocClient":  # its process groups are those of this process
+            cleanup_dist_env_and_memory()
+        if self._own is not None:
+            self._own.cleanup()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def generate(
         self,
@@ -152,7 +212,5 @@ class SteeredLLM:
         return ids[:-1] if ended and ids and ids[-1] == eos else ids
 
 
-def _names(key: str, value: object, digests: dict[str, str]) -> bool:
-    from .requests import NAMING
-
-    return key in NAMING and isinstance(value, str) and value in digests
+def _inputs(prompts: Sequence[Sequence[int]]) -> list[dict[str, list[int]]]:
+    return [{"prompt_token_ids": list(ids)} for ids in prompts]

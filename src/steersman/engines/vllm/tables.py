@@ -14,6 +14,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,8 +23,8 @@ from torch import Tensor
 from .packing import NOTHING, Entry, Packed, States
 from .places import Place
 
-#: columns of the table of integers: the number of entries, then (write, read, begins) for each
-INTS = 3
+#: columns of the table of integers: the number of entries, then (write, read, begins, gate, decides) for each
+INTS = 5
 #: columns of the table of floats, for each entry: gain, factor, shift, low, high
 FLOATS = 5
 
@@ -37,12 +38,22 @@ class Capacity:
         slots: different programs in one step, slot 0 not counted.
         rows: different vectors in one step.
         rank: entries of one program at one place.
+        gates: conditions decided in one step.
     """
 
     tokens: int
     slots: int
     rows: int
     rank: int
+    gates: int = 1
+
+
+class Program(NamedTuple):
+    """What a slot holds: a plan in certain states of its rules; with the numbers of its gates, if it decides them."""
+
+    packed: Packed
+    states: States
+    gates: tuple[int, ...] = ()
 
 
 class Tables:
@@ -50,10 +61,11 @@ class Tables:
 
     Attributes:
         bank: float32 ``[1 + rows, width]``; row 0 is zero.
-        entries: int32 ``[places, 1 + slots, 1 + 3 rank]``.
+        entries: int32 ``[places, 1 + slots, 1 + 5 rank]``.
         factors: float32 ``[places, 1 + slots, 5 rank]``.
         tokens: int32 ``[tokens]``, the slot of each token of the step.
         index: int64 ``[1 + tokens]``: how many tokens are steered, then which.
+        gates: float32 ``[1 + gates]``: 1 where one is open, 0 where it is shut, written by the kernel; gate 0 is open.
     """
 
     def __init__(self, places: Sequence[Place], width: int, capacity: Capacity, device: torch.device) -> None:
@@ -68,6 +80,7 @@ class Tables:
         self.factors[:, :, ::FLOATS] = 1.0
         self.tokens = torch.zeros(capacity.tokens, dtype=torch.int32, device=device)
         self.index = torch.zeros(capacity.tokens + 1, dtype=torch.int64, device=device)
+        self.gates = torch.ones(capacity.gates + 1, dtype=torch.float32, device=device)
         self._host = np.zeros(capacity.tokens, dtype=np.int32)
         self._slots: OrderedDict[str, int] = OrderedDict()  # least recently used first
         self._free_slots = list(range(capacity.slots, 0, -1))
@@ -80,7 +93,7 @@ class Tables:
 
     # -- programs -----------------------------------------------------------------------------------------------
 
-    def slots_for(self, wanted: Mapping[str, tuple[Packed, States]]) -> dict[str, int]:
+    def slots_for(self, wanted: Mapping[str, Program]) -> dict[str, int]:
         """The slot of each program, by its key; those that have none are written into free ones.
 
         Raises:
@@ -94,7 +107,7 @@ class Tables:
             self._write(new, wanted)
         return {key: self._slots[key] for key in wanted}
 
-    def _write(self, new: list[str], wanted: Mapping[str, tuple[Packed, States]]) -> None:
+    def _write(self, new: list[str], wanted: Mapping[str, Program]) -> None:
         rank = self.capacity.rank
         entries = np.zeros((len(self.places), len(new), 1 + INTS * rank), dtype=np.int32)
         factors = np.zeros((len(self.places), len(new), FLOATS * rank), dtype=np.float32)
@@ -105,8 +118,8 @@ class Tables:
             while not self._free_slots:
                 self._evict(wanted)
             slot = self._free_slots.pop()
-            packed, states = wanted[key]
-            program = {place: found for place, found in packed.program(states).items() if place in self.places}
+            packed, states, gates = wanted[key]
+            program = {place: found for place, found in packed.program(states, gates).items() if place in self.places}
             named = sorted({row for found in program.values() for entry in found for row in entry[:2] if row >= 0})
             rows = dict(zip(named, self._take([packed.rows[row] for row in named], slot, wanted, fresh), strict=True))
             loads = np.zeros((len(self.places), 2), dtype=np.int32)
@@ -132,6 +145,8 @@ class Tables:
             0 if entry.write == NOTHING else rows[entry.write],
             0 if entry.read == NOTHING else rows[entry.read],
             entry.begins,
+            entry.gate,
+            entry.decides,
         )
         floats[FLOATS * k : FLOATS * (k + 1)] = (
             entry.gain, entry.factor, entry.shift / scale, entry.low / scale, entry.high / scale,

@@ -59,8 +59,9 @@ class _Adapter:
 
 
 def bake_adapter(
-    model: SteeringModel, target: Path, prompts: Sequence[str] | None, max_new_tokens: int, tolerance: float | None
-) -> BakeReport:
+    model: SteeringModel, target: Path, prompts: Sequence[str] | None, max_new_tokens: int, tolerance: float | None,
+    load_options: dict[str, Any],
+) -> BakeReport:  # fmt: skip
     """What :func:`bake` does with ``adapter=True``; ``model`` is edited."""
     peft = _peft()
     hf: Any = model.architecture.hf
@@ -80,7 +81,7 @@ def bake_adapter(
             Entry(name, tensor.dtype, tuple(tensor.shape), lambda tensor=tensor: tensor)
             for name, tensor in tensors.items()
         ])  # fmt: skip
-        loaded = SteeringModel(_with_adapter(peft, model, to), model.tokenizer, name=model.shape.name)
+        loaded = SteeringModel(_with_adapter(peft, model, to, load_options), model.tokenizer, name=model.shape.name)
         checked = verify(loaded, expected, model.dtype, tolerance)
         report = BakeReport(
             folder=str(target),
@@ -116,34 +117,46 @@ def _new(changes: dict[str, Change], hf: nn.Module) -> set[str]:
 
 @torch.no_grad()
 def _build(hf: nn.Module, changes: dict[str, Change]) -> _Adapter:
+    from accelerate.utils import align_module_device
+
     modules = dict(hf.named_modules())
     adapter = _Adapter()
     # Embeddings cannot have a LoRA beside modules that have biases: then they are kept whole.
     plain = all(change.kind in ("matrix", "table") for change in changes.values())
     for name, change in changes.items():
         owner = name.rpartition(".")[0]
-        module = modules[owner]
-        if change.kind == "table" and plain and type(module) is nn.Embedding:
-            _table(adapter, owner, module, change)
-        elif change.kind in ("table", "gain"):
-            _whole(adapter, owner, module, changes)
-        elif change.kind == "matrix" and hasattr(module, "weight"):
-            _matrix(adapter, owner, module, change)
-        elif change.kind == "matrix":
-            _experts(adapter, name, getattr(module, name.rpartition(".")[2]), change)
-        elif "norm" in type(module).__name__.lower():
-            _whole(adapter, owner, module, changes)
-        elif hasattr(module, "weight"):
-            _bias(adapter, owner, module, change)
-        else:
-            raise UnsupportedError(f"{name} is a bias of experts, which no adapter of PEFT changes; {_KEEP}")
+        with align_module_device(modules[owner]):  # of an offloaded module: with its weights at hand
+            _part(adapter, name, modules[owner], change, changes, plain)
     if adapter.parameters and adapter.biased:
         raise UnsupportedError(f"PEFT takes no biases beside experts; split the plan, or {_KEEP}")
+    if not adapter.ranks and not adapter.parameters:  # PEFT wants a LoRA somewhere, else it puts some of its own
+        _idle(adapter, modules)
     if adapter.biased:
         for owner in adapter.ranks:
             key = f"{_PREFIX}{owner}.lora_B.bias"
             adapter.tensors.setdefault(key, torch.zeros(_outputs(adapter, owner)))
     return adapter
+
+
+def _part(
+    adapter: _Adapter, name: str, module: nn.Module, change: Change, changes: dict[str, Change], plain: bool
+) -> None:
+    """What becomes of one parameter."""
+    owner = name.rpartition(".")[0]
+    if change.kind == "table" and plain and type(module) is nn.Embedding:
+        _table(adapter, owner, module, change)
+    elif change.kind in ("table", "gain"):
+        _whole(adapter, owner, module, changes)
+    elif change.kind == "matrix" and hasattr(module, "weight"):
+        _matrix(adapter, owner, module, change)
+    elif change.kind == "matrix":
+        _experts(adapter, name, getattr(module, name.rpartition(".")[2]), change)
+    elif "norm" in type(module).__name__.lower():
+        _whole(adapter, owner, module, changes)
+    elif hasattr(module, "weight"):
+        _bias(adapter, owner, module, change)
+    else:
+        raise UnsupportedError(f"{name} is a bias of experts, which no adapter of PEFT changes; {_KEEP}")
 
 
 def _outputs(adapter: _Adapter, owner: str) -> int:
@@ -176,17 +189,25 @@ def _factors(weight: Tensor, inputs: AffineMap | None, outputs: AffineMap | None
 
 def _bias(adapter: _Adapter, owner: str, module: nn.Module, change: Change) -> None:
     weight = _weight(module, change.inputs_first) if change.carried is not None else None
-    size = int(getattr(module, "out_features", 0) or getattr(module, "nf", 0))
+    size, width = _sizes(module)
     now = cast("Tensor | None", getattr(module, "bias", None))
     before = torch.zeros(size, dtype=torch.float64) if now is None else now.detach().double().cpu()
     plain = Change("bias", outputs=change.outputs, added=change.added, carried=change.carried)
     adapter.biased = True
     adapter.tensors[f"{_PREFIX}{owner}.lora_B.bias"] = plain.apply(before, weight) - before
     if owner not in adapter.ranks:
-        width = int(getattr(module, "in_features", 0) or getattr(module, "nx", 0))
         adapter.ranks[owner] = 1
         adapter.tensors.setdefault(f"{_PREFIX}{owner}.lora_A.weight", torch.zeros(1, width))
         adapter.tensors.setdefault(f"{_PREFIX}{owner}.lora_B.weight", torch.zeros(size, 1))
+
+
+def _idle(adapter: _Adapter, modules: dict[str, nn.Module]) -> None:
+    """A LoRA that does nothing, at the first linear map."""
+    owner, module = next((name, m) for name, m in modules.items() if isinstance(m, nn.Linear) or hasattr(m, "nf"))
+    rows, columns = _sizes(module)
+    adapter.ranks[owner] = 1
+    adapter.tensors[f"{_PREFIX}{owner}.lora_A.weight"] = torch.zeros(1, columns)
+    adapter.tensors[f"{_PREFIX}{owner}.lora_B.weight"] = torch.zeros(rows, 1)
 
 
 def _table(adapter: _Adapter, owner: str, module: nn.Embedding, change: Change) -> None:
@@ -229,12 +250,19 @@ def _whole(adapter: _Adapter, owner: str, module: nn.Module, changes: dict[str, 
         adapter.tensors[f"{_PREFIX}{owner}.{leaf}"] = value if change is None else change.apply(value)
 
 
+def _sizes(module: nn.Module) -> tuple[int, int]:
+    """How many values a linear map writes and reads; GPT-2's names them in its own way."""
+    names = (("out_features", "nf"), ("in_features", "nx"))
+    written, read = (int(getattr(module, usual, 0) or getattr(module, own, 0)) for usual, own in names)
+    return written, read
+
+
 def _weight(module: nn.Module, inputs_first: bool) -> Tensor:
     """The matrix of a linear map, ``[out, in]``, as the layer computes with it."""
     weight: Any = module.weight
     if hasattr(weight, "dequantize") and type(weight) is not nn.Parameter:
         return weight.dequantize().detach().cpu()
-    width = int(getattr(module, "in_features", 0) or getattr(module, "nx", 0))
+    width = _sizes(module)[1]
     if weight.is_meta or not weight.is_floating_point() or width not in weight.shape:
         return _asked(module, width, weight.device)
     plain = weight.detach().cpu()
@@ -276,26 +304,29 @@ def _config(peft: Any, adapter: _Adapter, hf: nn.Module) -> Any:
     )
 
 
-def _with_adapter(peft: Any, model: SteeringModel, folder: Path) -> Any:
+def _with_adapter(peft: Any, model: SteeringModel, folder: Path, load_options: dict[str, Any]) -> Any:
     """The base with the adapter, on modules of its own, so that those of the user stay as they are."""
     try:
         twin = second_tree(model.architecture)
     except UnsupportedError:
-        twin = _loaded_again(model)
+        twin = _loaded_again(model, load_options)
     # PEFT freezes the parameters of its base, and those of a second tree are the user's own.
     wanted = [(parameter, parameter.requires_grad) for parameter in model.architecture.hf.parameters()]
     try:
-        return peft.PeftModel.from_pretrained(twin, str(folder)).eval()
+        with torch.random.fork_rng():  # PEFT draws what it then overwrites
+            return peft.PeftModel.from_pretrained(twin, str(folder)).eval()
     except ValueError as error:  # layers that PEFT adapts in part only, such as torchao's, which take no biases
         raise UnsupportedError(
             f"PEFT cannot hold this plan for the weights of {model.shape.name}: {error}. Nothing was kept; {_KEEP}"
         ) from error
     finally:
         for parameter, flag in wanted:
-            parameter.requires_grad_(flag)
+            if parameter.requires_grad != flag:
+                parameter.requires_grad_(flag)
 
 
-def _loaded_again(model: SteeringModel) -> Any:
+def _loaded_again(model: SteeringModel, load_options: dict[str, Any]) -> Any:
+    """The base a second time; whole on its device where it is offloaded, since PEFT adapts no absent weights."""
     from transformers import AutoModelForCausalLM
 
     hf: Any = model.architecture.hf
@@ -305,10 +336,13 @@ def _loaded_again(model: SteeringModel) -> Any:
             f"{model.shape.name} was loaded from nowhere, so it cannot be loaded again to verify the adapter; save it, "
             "and load it from there"
         )
-    options: dict[str, Any] = {"dtype": model.dtype, "device_map": getattr(hf, "hf_device_map", {"": model.device})}
+    whole = {"": model.device}
+    offloaded = any(parameter.is_meta for parameter in hf.parameters())
+    device_map = whole if offloaded else getattr(hf, "hf_device_map", whole)
+    options: dict[str, Any] = {"dtype": model.dtype, "device_map": device_map}
     quantised = getattr(hf.config, "quantization_config", None)
     if quantised is not None:
         options["quantization_config"] = quantised
-    again: Any = AutoModelForCausalLM.from_pretrained(name, **options)
+    again: Any = AutoModelForCausalLM.from_pretrained(name, **(options | load_options))
     again.generation_config = hf.generation_config
     return again.eval()

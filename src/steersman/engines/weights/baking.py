@@ -71,8 +71,8 @@ def bake(
         from_memory: take the weights from memory rather than from where they were loaded; they are if that place is
             not known or not in safetensors.
         overwrite: replace a folder that is not empty and was not baked.
-        load_options: for loading the result to verify it, such as ``device_map="auto"``; by default the device and
-            precision of ``model``.
+        load_options: for loading the result (the base again, for an adapter of a dispatched or quantised one) to verify
+            it, such as ``device_map="auto"``; by default the device and precision of ``model``.
         progress: called with the bytes written so far and in all.
 
     Returns:
@@ -90,7 +90,7 @@ def bake(
     if adapter:
         from .adapter import bake_adapter
 
-        return bake_adapter(edited, target, prompts, max_new_tokens, tolerance)
+        return bake_adapter(edited, target, prompts, max_new_tokens, tolerance, load_options or {})
     _check_plain(edited)
     stored = _dtype(dtype)
     changes = rewrite(place(edited.plan, edited.shape), Writers(edited.architecture, look(edited.base)))

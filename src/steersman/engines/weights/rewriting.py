@@ -115,9 +115,9 @@ class _Rewriter:
             return
         if not writer.carriers:
             raise UnsupportedError(
-                f"{', '.join(sources)} cannot be baked: what layer {layer} of {self.name} adds ({component}) comes from "  # noqa: E501
-                "experts whose weights do not sum to one or that have no biases, and no shared expert; keep the plan "
-                "as an edit: model.edit(plan).save_pretrained(...)"
+                f"{', '.join(sources)} cannot be baked: what layer {layer} of {self.name} adds ({component}) comes "
+                "from experts whose weights do not sum to one or that have no biases, and no shared expert; keep the "
+                "plan as an edit: model.edit(plan).save_pretrained(...)"
             )
         matrix = next((m for m in writer.carriers if m.biased), writer.carriers[0])
         self._sum(self._bias(matrix, writer.site, sources), value / writer.scale, sources)

@@ -54,9 +54,9 @@ class Seen:
 
     def _more(self) -> UnsupportedError:
         return UnsupportedError(
-            f"{self.architecture.shape.name}: what enters block 0 is more than tables of embeddings and positions (they "  # noqa: E501
-            "are projected, or something is added), so its weights cannot hold a change of it; act at resid_post of a "
-            "layer, or keep the plan as an edit: model.edit(plan).save_pretrained(...)"
+            f"{self.architecture.shape.name}: what enters block 0 is more than tables of embeddings and positions "
+            "(they are projected, or something is added), so its weights cannot hold a change of it; act at resid_post "
+            "of a layer, or keep the plan as an edit: model.edit(plan).save_pretrained(...)"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -233,12 +234,19 @@ class Writers:
             embedding=self.name(embedding),
             position=self.name(position) if isinstance(position, nn.Parameter) else None,
             unembedding=f"{self.module_name(own.unembedding)}.weight",
-            tied=unembedding is embedding,
+            tied=self._tied(embedding, unembedding),
             scale=scale,
             position_scale=position_scale,
             computed=own.position_embedding is not None and not isinstance(position, nn.Parameter),
             norm=self._gain(norm) if norm is not None else None,
         )
+
+    def _tied(self, embedding: Any, unembedding: Any) -> bool:
+        """Whether the output matrix is the embedding, also where both are offloaded and each has a stand-in."""
+        if unembedding is embedding:
+            return True
+        known = cast("dict[str, str]", getattr(self.model, "all_tied_weights_keys", None) or {})
+        return embedding.is_meta and known.get(self.name(unembedding)) == self.name(embedding)
 
     def _embedding_norm(self) -> nn.Module | None:
         """A norm between the embeddings and block 0, as BLOOM has."""
@@ -249,8 +257,10 @@ class Writers:
 
 def _adds_one(norm: nn.Module, weight: Tensor) -> bool:
     """Whether a norm multiplies by ``1 + weight``: with zero weights it lets something through."""
-    zeros = {name: torch.zeros(p.shape) for name, p in norm.named_parameters()}
-    probe = torch.linspace(-1, 1, weight.shape[0])[None]
+    bare = copy.copy(norm)
+    bare.__dict__.pop("forward", None)  # of an offloaded norm: what would fetch its weights first
+    zeros = {name: nn.Parameter(torch.zeros(p.shape), False) for name, p in norm.named_parameters(recurse=False)}
+    bare.__dict__["_parameters"] = zeros
     with torch.no_grad():
-        out = torch.func.functional_call(norm, zeros, (probe,))
+        out = bare.forward(torch.linspace(-1, 1, weight.shape[0])[None])
     return bool(out.abs().max() > 0)

@@ -61,7 +61,7 @@ class Contrast(LogitTarget):
             DataError: when one begins with, or equals, one of the other side: the sides would not exclude each other.
         """
         positive, negative = (
-            _shortest({tuple(model.tokens.continuation(text)): text for text in side})
+            shortest({tuple(model.tokens.continuation(text)): text for text in side})
             for side in (self.positive, self.negative)
         )
         for one, mine in positive.items():
@@ -119,7 +119,7 @@ def contrast(
     return Contrast(sides[0], sides[1], measure, instruction)
 
 
-def _shortest(texts: dict[Ids, str]) -> dict[Ids, str]:
+def shortest(texts: dict[Ids, str]) -> dict[Ids, str]:
     """Continuations without those that begin with another."""
     kept: dict[Ids, str] = {}
     for ids in sorted(texts, key=len):

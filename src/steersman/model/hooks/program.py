@@ -127,9 +127,12 @@ class SiteProgram:
 class Program:
     """The plans of a batch, compiled: what to do at each site, and which conditions to read where."""
 
+    sites: dict[Place, SiteProgram]
+    conditions: dict[When, set[int]]
+
     def __init__(self, plans: Sequence[Sequence[Action]]) -> None:
         self.plans = plans
-        self.sites: dict[Place, SiteProgram] = {}
+        self.sites = {}
         places = {(action.component, action.layer) for actions in plans for action in actions}
         signatures: Signatures = {}
         for place in places:
@@ -137,10 +140,10 @@ class Program:
         conditions = [
             (number, action.when) for number, actions in enumerate(plans) for action in actions if action.when
         ]
-        self.conditions: dict[When, set[int]] = {}
+        self.conditions = {}
         for number, when in conditions:
             self.conditions.setdefault(when, set()).add(number)
-        self.clean_first = any(_acts_before(plans[number], when) for number, when in conditions)
+        self.clean_first = any(acts_before(plans[number], when) for number, when in conditions)
 
     @property
     def needs_boundary(self) -> bool:
@@ -245,7 +248,7 @@ def _columns(plans: Sequence[Sequence[Action]], place: Place, signatures: Signat
     return columns
 
 
-def _acts_before(actions: Iterable[Action], when: When) -> bool:
+def acts_before(actions: Iterable[Action], when: When) -> bool:
     """Whether any action may change, in the prompt, what the condition reads."""
     read = (when.layer, FORWARD_ORDER["resid_post"])
     return any(a.positions.in_prompt and (a.layer, FORWARD_ORDER[a.component]) <= read for a in actions)

@@ -1,0 +1,38 @@
+"""The layers that a direction can be tried in."""
+
+from __future__ import annotations
+
+from ..errors import MismatchError
+from ..model import SteeringModel
+from ..sites import Indices, layer_indices
+from ..sweeping.cells import Direction
+from ..vector import SteeringVector
+
+
+def layers_of(model: SteeringModel, vector: Direction, layers: str | Indices) -> list[int]:
+    """Layers of a model that a direction has, ascending.
+
+    Args:
+        model: the model.
+        vector: a vector, which has a direction in some layers, or a tensor ``[d_model]``, the same in all.
+        layers: indices, a range ``"4-8"``, ``"all"``; or ``"auto"``: those between a tenth and nine tenths of the depth
+            (the last layers move the output more than they steer).
+
+    Raises:
+        MismatchError: the direction does not fit the model, or has none of these layers.
+    """
+    if isinstance(vector, SteeringVector):
+        vector.check(model.shape)
+    elif tuple(vector.shape) != (model.d_model,):
+        raise MismatchError(
+            f"the direction has shape {tuple(vector.shape)}, but {model.shape.name} needs [{model.d_model}]"
+        )
+    own = list(vector.layers) if isinstance(vector, SteeringVector) else list(range(model.n_layers))
+    if layers == "auto":
+        return [layer for layer in own if 0.1 * model.n_layers <= layer < 0.9 * model.n_layers] or own
+    indices = layer_indices(layers)
+    found = own if indices is None else sorted({model.shape.layer(i, "layers=") for i in indices})
+    missing = [layer for layer in found if layer not in own]
+    if missing:
+        raise MismatchError(f"the vector has no direction for layer {missing[0]}; it has {own}")
+    return found

@@ -1,0 +1,196 @@
+"""vLLM's OpenAI server over real HTTP: what it answers is what the hook engine says, and nothing hostile ends it."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from tests.vllm.mixes import vectors
+from tests.vllm.server import Server, body
+
+import steersman as sm
+from steersman.model.loading import demo_folder
+
+PROMPTS = ["The weather today is", "I think the movie was", "The capital of France is", "The song was", "My brother"]
+POSITIONS = ("last+generation", "all", "generation", "prompt", "last")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return sm.demo_model()
+
+
+@pytest.fixture(scope="module")
+def pool(model):
+    return vectors(model, count=4, seed=2)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, pool):
+    found = tmp_path_factory.mktemp("vectors")
+    for vector in pool:
+        vector.save(found / f"{vector.name}.safetensors")
+    return found
+
+
+@pytest.fixture(scope="module")
+def server(folder, tmp_path_factory):
+    with Server(demo_folder(), folder, tmp_path_factory.mktemp("server") / "log") as found:
+        yield found
+
+
+def spec(vector="v0", strength=2.0, **given):
+    return {"interventions": [{"vector": vector, "strength": strength, "layers": [8], **given}]}
+
+
+def mix(count):
+    """Prompts and specs of many kinds; every sixth has none."""
+    found = []
+    for n in range(count):
+        side = "above" if n % 2 else "below"  # one of the two holds
+        operation = (
+            {},
+            {"operation": "clamp", "value": 3.0, "strength": 1.0},
+            {"operation": "ablate", "strength": 1.0},
+            {"strength": -3.0, "layers": {"6": 0.5, "8": 1.0}},
+            {"site": "mlp_out", "layers": "5-8", "when": {"vector": "v0", "layer": 3, side: 0.0}},
+        )[n % 5]
+        chosen = spec(f"v{n % 4}", positions=POSITIONS[n % 4], **{"strength": 1.0 + n % 3, **operation})
+        if "when" in chosen["interventions"][0]:
+            chosen["interventions"][0]["positions"] = "last+generation"
+        found.append((PROMPTS[n % 5], None if n % 6 == 5 else chosen))
+    return found
+
+
+def plan_of(document, pool):
+    named = {vector.name: vector for vector in pool}
+    return None if document is None else sm.Plan.from_spec(document, named)
+
+
+def test_32_concurrent_mixed_requests_are_answered_as_each_alone_and_as_by_the_hook_engine(server, model, pool):
+    requests = mix(32)
+    wanted = model.generate(
+        [prompt for prompt, _ in requests], steer=[plan_of(s, pool) for _, s in requests], max_new_tokens=12
+    )
+    plain = model.generate([prompt for prompt, _ in requests], max_new_tokens=12)
+    with ThreadPoolExecutor(32) as threads:
+        together = list(threads.map(lambda each: server.complete(*each)["text"], requests))
+    alone = [server.complete(prompt, steer)["text"] for prompt, steer in requests]
+    assert together == wanted
+    assert alone == wanted
+    steered = [n for n, (_, steer) in enumerate(requests) if steer is not None]
+    assert sum(wanted[n] != plain[n] for n in steered) > len(steered) / 2
+
+
+def test_chat_and_streaming_are_steered(server, model, pool):
+    chat = [{"role": "user", "content": "Tell me about the weather."}]
+    steer = spec(strength=3.0)
+    whole = {"model": "m", "messages": chat, "max_tokens": 12, "temperature": 0.0}
+    whole["vllm_xargs"] = {"steersman": json.dumps(steer)}
+    status, found = server.call("POST", "/v1/chat/completions", whole)
+    assert status == 200, found
+    text = found["choices"][0]["message"]["content"]
+    assert text == model.generate(chat, steer=plan_of(steer, pool), max_new_tokens=12)
+    assert text != model.generate(chat, max_new_tokens=12)
+
+    _, events = server.call("POST", "/v1/chat/completions", whole | {"stream": True})
+    chunks = [json.loads(line[6:]) for line in events.splitlines() if line.startswith("data: {")]
+    assert len(chunks) > 3
+    assert "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks if chunk["choices"]) == text
+    _, events = server.call("POST", "/v1/completions", body(PROMPTS[0], steer, stream=True))
+    chunks = [json.loads(line[6:]) for line in events.splitlines() if line.startswith("data: {")]
+    assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == server.complete(PROMPTS[0], steer)["text"]
+
+
+def test_flat_keys_say_the_same_as_a_spec(server):
+    flat = {"steersman_vector": "v1", "steersman_strength": 3.0, "steersman_layers": [8]}
+    steered = server.complete(PROMPTS[1], flat)["text"]
+    assert steered == server.complete(PROMPTS[1], spec("v1", 3.0))["text"]
+    assert steered != server.complete(PROMPTS[1])["text"]
+
+
+REFUSED = {
+    "an unknown vector": (spec("nobody"), "no vector named 'nobody'"),
+    "a path": (spec("../v0"), "no name of a vector"),
+    "an absolute path": (spec("/etc/passwd"), "no name of a vector"),
+    "a name with a null byte": (spec("v0\x00"), "no name of a vector"),
+    "a very long name": (spec("v" * 5000), "no name of a vector"),
+    "a digest of nothing": (spec("sha256-" + "0" * 64), "nothing is kept under"),
+    "no JSON": ({"steersman": "{"}, "JSON"),
+    "a number": ({"steersman": 3}, "must be a spec"),
+    "an unknown key": (spec(strenght=2), "unknown key 'strenght'"),
+    "an unknown flat key": ({"steersman_vector": "v0", "steersman_layer": 3}, "unknown key"),
+    "a layer that there is not": (spec(layers=[99]), "layer 99"),
+    "a strength that is no number": (spec(strength=float("nan")), "strength"),
+    "positions without a token": (spec(positions="prompt[90]"), "select no token"),
+    "words that are no positions": (spec(positions="everywhere"), "positions"),
+    "a condition above what it decides": (spec(when={"vector": "v1", "layer": 9, "above": 0.0}), "clean pass"),
+    "a rotation": (spec(operation="rotate", angle=0.5), "rotation"),
+    "heads": (spec(heads=[[1, 0]]), "heads"),
+    "too many steps": (spec(strength=[float(n) for n in range(40)]), "STEERSMAN_PROGRAMS"),
+    "reading from an engine that serves": ({"steersman.read": "x"}, "steersman.read"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_done_is_an_error_400_that_says_why_and_the_engine_lives(name, server):
+    steer, message = REFUSED[name]
+    before = server.complete(PROMPTS[2])["text"]
+    status, found = server.call("POST", "/v1/completions", body(PROMPTS[2], steer))
+    assert status == 400, found
+    assert message in found["error"]["message"]
+    # vLLM begins to answer before it looks at what it is to stream: the error is the only event
+    _, events = server.call("POST", "/v1/completions", body(PROMPTS[2], steer, stream=True))
+    (event,) = (json.loads(line[6:]) for line in events.splitlines() if line.startswith("data: {"))
+    assert event["error"]["code"] == 400
+    assert message in event["error"]["message"]
+    assert server.complete(PROMPTS[2])["text"] == before
+
+
+def test_vectors_are_listed_stored_replaced_and_deleted_while_it_serves(server, folder, model, pool, tmp_path):
+    status, found = server.call("GET", "/v1/steersman/vectors")
+    assert status == 200
+    assert [each["name"] for each in found["vectors"]] == ["v0", "v1", "v2", "v3"]
+    assert found["vectors"][0]["d_model"] == model.d_model
+
+    always = spec("new", 1.0, positions="all")
+    texts = []
+    for seed in (11, 12):
+        new = sm.SteeringVector({8: 6 * torch.randn(model.d_model, generator=torch.Generator().manual_seed(seed))})
+        new.save(tmp_path / "new.safetensors")
+        content = (tmp_path / "new.safetensors").read_bytes()
+        status, stored = server.call("PUT", "/v1/steersman/vectors/new", content)
+        assert status == 200, stored
+        plan = sm.Add(new, layers=8, positions="all")
+        texts.append(server.complete(PROMPTS[0], always)["text"])
+        assert texts[-1] == model.generate(PROMPTS[0], steer=plan, max_new_tokens=12)
+    assert texts[0] != texts[1]
+
+    assert server.call("DELETE", "/v1/steersman/vectors/new") == (200, {"deleted": "new"})
+    assert server.call("DELETE", "/v1/steersman/vectors/new")[0] == 404
+    assert server.call("POST", "/v1/completions", body(PROMPTS[0], always))[0] == 400
+    assert not (folder / "new.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", ["..%2Fescaped", ".hidden", "a%00b", "x" * 200])
+def test_hostile_uploads_reach_no_file(name, server, folder):
+    before = sorted(path.name for path in folder.parent.rglob("*"))
+    status, _ = server.call("PUT", f"/v1/steersman/vectors/{name}", b"\x00" * 64)
+    assert status in (400, 404)
+    assert sorted(path.name for path in folder.parent.rglob("*")) == before
+
+
+def test_a_damaged_upload_is_refused_and_stores_nothing(server, folder):
+    status, found = server.call("PUT", "/v1/steersman/vectors/bad", b"\x00" * 64)
+    assert status == 400, found
+    assert not (folder / "bad.safetensors").exists()
+
+
+def test_stats_tell_what_was_steered(server):
+    steps = server.call("GET", "/v1/steersman/stats")[1]["workers"][0]["steered_steps"]
+    server.complete(PROMPTS[0])
+    assert server.call("GET", "/v1/steersman/stats")[1]["workers"][0]["steered_steps"] == steps
+    server.complete(PROMPTS[0], spec())
+    (worker,) = server.call("GET", "/v1/steersman/stats")[1]["workers"]
+    assert worker["steered_steps"] > steps
+    assert worker["self_check"] == "passed"
