@@ -25,7 +25,7 @@ LAYER = 5
 POSITIONS: tuple[Any, ...] = (
     "all", "prompt", "last", "generation", "last+generation", "prompt[1:3]", "generation[0:8]", sm.after("the"),
 )  # fmt: skip
-SITES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z", "mlp_post")
+SITES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
 
 Check = Callable[[sm.Plan], Any]
 Make = Callable[..., Any]
@@ -148,8 +148,8 @@ def _positions(check: Check, make: Make) -> str:
 
 
 def _sites(check: Check, make: Make) -> str:
-    taken = [site for site in SITES[:5] if takes(check, make, positions="all", site=site)]
-    return "all five" if len(taken) == 5 else ", ".join(f"`{site}`" for site in taken) or "no"
+    taken = [site for site in SITES if takes(check, make, positions="all", site=site)]
+    return "all five" if len(taken) == len(SITES) else ", ".join(f"`{site}`" for site in taken) or "no"
 
 
 def _table(head: list[str], rows: Iterable[list[str]]) -> list[str]:

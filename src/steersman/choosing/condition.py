@@ -29,10 +29,10 @@ from ..model.provenance import describe
 from ..model.tokens import Prompts, listed
 from ..sites import Indices
 from ..sweeping.cells import Direction
+from ..sweeping.where import layers_of
 from ..vector import SteeringVector
 from .splitting import parts
 from .thresholds import Cut, best_cut, f1
-from .where import layers_of
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,8 @@ def choose_condition(
         prompt_sources(positive_sources, len(given[0])),
         prompt_sources(negative_sources, len(given[1])),
     ]
-    split = [parts(own, [tune], f"{name} prompts", seed) for own, name in zip(sources, ("positive", "negative"))]  # noqa: B905
+    split = [parts(own, [tune], f"{name} prompts", seed)
+             for own, name in zip(sources, ("positive", "negative"), strict=True)]  # fmt: skip
     chosen = layers_of(model, vector, layers)
     When(vector, chosen[0], above=0.0, measure=measure)  # what is wrong with either shows here
     texts = list(neutral) if neutral is not None else list(default_texts(model.shape.name))

@@ -36,9 +36,9 @@ from ..sites import Indices
 from ..sweeping import calibrate
 from ..sweeping.cells import Direction
 from ..sweeping.measuring import Effects, SideEffects
+from ..sweeping.where import layers_of
 from ..vector import SteeringVector
 from .kernel import Kernel
-from .where import layers_of
 
 Shape = Literal["kernel", "weights"]
 Progress = Callable[[str, int, int], None]

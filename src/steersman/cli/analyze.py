@@ -10,7 +10,7 @@ import typer
 
 from . import analyze_text as say
 from . import lookup
-from .arguments import Folder
+from .arguments import Folder, own
 from .failures import InputError
 from .session import Run, as_json
 
@@ -20,26 +20,22 @@ if TYPE_CHECKING:
     from ..vector import SteeringVector
 
 
-def _own(*names: str, **more: Any) -> Any:
-    return typer.Option(*names, show_envvar=False, **more)
-
-
 Vectors = Annotated[
     list[str],
     typer.Argument(
         metavar="VECTOR...", help="One or more: NAME, PATH or ORG/REPO; several are compared with one another."
     ),
 ]
-ModelName = Annotated[str | None, _own("--model", "-m", metavar="MODEL", help="demo, a folder, or a Hugging Face id.")]
+ModelName = Annotated[str | None, own("--model", "-m", metavar="MODEL", help="demo, a folder, or a Hugging Face id.")]
 Layer = Annotated[
-    int | None, _own("--layer", metavar="N", help="Which layer to look at.", show_default="each vector's chosen one")
+    int | None, own("--layer", metavar="N", help="Which layer to look at.", show_default="each vector's chosen one")
 ]
 Text = Annotated[
-    list[str] | None, _own("--text", metavar="TEXT", help="Show how this text lies along them, token by token. Repeat.")
+    list[str] | None, own("--text", metavar="TEXT", help="Show how this text lies along them, token by token. Repeat.")
 ]
 Prompt = Annotated[
     str | None,
-    _own(
+    own(
         "--prompt",
         metavar="TEXT",
         help="Measure what adding them changes after this prompt, instead of the direct path to the logits.",
@@ -47,15 +43,15 @@ Prompt = Annotated[
 ]
 Pairs = Annotated[
     str | None,
-    _own("--pairs", metavar="FILE", help="Show where these contrast pairs lie (.jsonl, .csv, or a packaged set)."),
+    own("--pairs", metavar="FILE", help="Show where these contrast pairs lie (.jsonl, .csv, or a packaged set)."),
 ]
-Top = Annotated[int, _own("--top", "-k", metavar="K", min=1, help="Tokens on either side.")]
+Top = Annotated[int, own("--top", "-k", metavar="K", min=1, help="Tokens on either side.")]
 Norm = Annotated[
-    str, _own("--norm", metavar="NORM", help="gain (weighed by the final norm) or none, for the direct path.")
+    str, own("--norm", metavar="NORM", help="gain (weighed by the final norm) or none, for the direct path.")
 ]
 Output = Annotated[
     Path | None,
-    _own("--output", "-o", metavar="DIR", help="Also write the charts (.svg) and analysis.json into this folder."),
+    own("--output", "-o", metavar="DIR", help="Also write the charts (.svg) and analysis.json into this folder."),
 ]
 
 

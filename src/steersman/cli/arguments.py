@@ -3,36 +3,39 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from .failures import InputError
 
+
+def own(*names: str, **more: Any) -> Any:
+    """An option whose environment variable help does not mention; the prefix of the command is enough to know it."""
+    return typer.Option(*names, show_envvar=False, **more)
+
+
 READS = 'last, mean, response, answer, after("text"), or the index of a token, such as -2.'
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="demo, a folder, or a Hugging Face id.")]
-Layers = Annotated[str, typer.Option("--layers", metavar="LAYERS", show_envvar=False, help="all, 4-8, or 3,5.")]
+Layers = Annotated[str, own("--layers", metavar="LAYERS", help="all, 4-8, or 3,5.")]
 Site = Annotated[
     str | None,
-    typer.Option(
+    own(
         "--site",
         metavar="SITE",
-        show_envvar=False,
         help="The component that is read.",
         show_default="the method's own, else resid_post",
     ),
 ]
 Read = Annotated[
     str | None,
-    typer.Option("--read", metavar="WHERE", show_envvar=False, help=READS, show_default="the method's own, else last"),
+    own("--read", metavar="WHERE", help=READS, show_default="the method's own, else last"),
 ]
-Folder = Annotated[
-    Path, typer.Option("--vectors", metavar="DIR", show_envvar=False, help="Where a NAME is looked up first.")
-]
+Folder = Annotated[Path, own("--vectors", metavar="DIR", help="Where a NAME is looked up first.")]
 Chart = Annotated[
     Path | None,
-    typer.Option("--chart", metavar="FILE", show_envvar=False, help="Draw it, layer by layer, as an .svg figure."),
+    own("--chart", metavar="FILE", help="Draw it, layer by layer, as an .svg figure."),
 ]
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import eval_text as say
-from .arguments import Model
+from .arguments import Model, own
 from .failures import GATE, InputError
 from .inputs import read_prompts
 from .session import Run
@@ -25,6 +25,7 @@ from .target_options import (
     Prompts,
     Random,
     Regex,
+    data,
     neutral_texts,
 )
 
@@ -33,36 +34,28 @@ if TYPE_CHECKING:
     from ..model import SteeringModel
 
 
-def _own(*names: str, **more: Any) -> Any:
-    return typer.Option(*names, show_envvar=False, **more)
-
-
-def _data(*names: str, **more: Any) -> Any:
-    return _own(*names, rich_help_panel="Data", **more)
-
-
 Against = Annotated[
     str | None,
-    _own("--against", metavar="MODEL", help="Compare with this model, edited or baked, instead of steering."),
+    own("--against", metavar="MODEL", help="Compare with this model, edited or baked, instead of steering."),
 ]
 OtherPrompts = Annotated[
     Path | None,
-    _data("--other-prompts", metavar="FILE", help="Prompts of another kind: does the effect carry over?"),
+    data("--other-prompts", metavar="FILE", help="Prompts of another kind: does the effect carry over?"),
 ]
 Facts = Annotated[
     Path | None,
-    _data(
+    data(
         "--facts",
         metavar="FILE",
         help="Facts that should still be known: JSON lines with prompt, answer and perhaps wrong.",
         show_default="packaged capitals",
     ),
 ]
-NoFacts = Annotated[bool, _data("--no-facts", metavar="", help="Ask no facts.")]
-NoTexts = Annotated[bool, _data("--no-texts", metavar="", help="Generate no texts.")]
+NoFacts = Annotated[bool, data("--no-facts", metavar="", help="Ask no facts.")]
+NoTexts = Annotated[bool, data("--no-texts", metavar="", help="Generate no texts.")]
 FailUnder = Annotated[
     list[str] | None,
-    _own(
+    own(
         "--fail-under",
         metavar="GATE",
         help="Exit with 3 unless this holds, such as 'kl<=0.1' or 'effect.low>0'; repeat for more.",
@@ -70,7 +63,7 @@ FailUnder = Annotated[
 ]
 Output = Annotated[
     Path | None,
-    _own(
+    own(
         "--output",
         "-o",
         metavar="FILE",

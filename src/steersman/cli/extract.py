@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from . import extract_text as say
-from .arguments import Chart, Layers, Model, Read, Site, checked_file, layers_of, token_of
+from .arguments import Chart, Layers, Model, Read, Site, checked_file, layers_of, own, token_of
 from .failures import InputError
 from .inputs import read_lines
 from .session import Run
@@ -18,10 +16,6 @@ from .session import Run
 if TYPE_CHECKING:
     from ..data import ContrastPairs
     from ..vector import SteeringVector
-
-
-def _own(*names: str, **more: Any) -> Any:
-    return typer.Option(*names, show_envvar=False, **more)
 
 
 _METHODS = (
@@ -33,34 +27,34 @@ _PAIRS = (
     "a packaged set: sentiment, formal."
 )
 
-Pairs = Annotated[str | None, _own("--pairs", metavar="FILE", help=_PAIRS)]
+Pairs = Annotated[str | None, own("--pairs", metavar="FILE", help=_PAIRS)]
 Positive = Annotated[
-    Path | None, _own("--positive", metavar="FILE", help="Positive examples, one a line; with --negative.")
+    Path | None, own("--positive", metavar="FILE", help="Positive examples, one a line; with --negative.")
 ]
-Negative = Annotated[Path | None, _own("--negative", metavar="FILE", help="Negative examples, one a line.")]
-Method = Annotated[str, _own("--method", metavar="NAME", help=_METHODS)]
+Negative = Annotated[Path | None, own("--negative", metavar="FILE", help="Negative examples, one a line.")]
+Method = Annotated[str, own("--method", metavar="NAME", help=_METHODS)]
 Options = Annotated[
     list[str] | None,
-    _own("--option", metavar="NAME=VALUE", help="An option of the method, such as penalty=0.1 or heads=16. Repeat."),
+    own("--option", metavar="NAME=VALUE", help="An option of the method, such as penalty=0.1 or heads=16. Repeat."),
 ]
 Name = Annotated[
-    str | None, _own("--name", metavar="NAME", help="What to call the vector.", show_default="the file's name")
+    str | None, own("--name", metavar="NAME", help="What to call the vector.", show_default="the file's name")
 ]
 Quality = Annotated[
-    bool, _own("--quality/--no-quality", help="Measure held-out separation at each layer, which chooses one.")
+    bool, own("--quality/--no-quality", help="Measure held-out separation at each layer, which chooses one.")
 ]
-ShowRead = Annotated[bool, _own("--show-read", metavar="", help="Only show which token of the first examples is read.")]
+ShowRead = Annotated[bool, own("--show-read", metavar="", help="Only show which token of the first examples is read.")]
 Output = Annotated[
     Path | None,
-    _own("--output", "-o", metavar="FILE", help="Where to save it (.safetensors); nothing is saved without."),
+    own("--output", "-o", metavar="FILE", help="Where to save it (.safetensors); nothing is saved without."),
 ]
 TokenBudget = Annotated[
     int | None,
-    _own("--token-budget", metavar="N", help="Padded tokens per forward pass.", show_default="measured"),
+    own("--token-budget", metavar="N", help="Padded tokens per forward pass.", show_default="measured"),
 ]
 Ray = Annotated[
     str | None,
-    _own(
+    own(
         "--ray",
         metavar="ADDRESS",
         help="Share the work out over a Ray cluster: its address, auto for the one of this machine, or local to start "
@@ -68,7 +62,7 @@ Ray = Annotated[
     ),
 ]
 Workers = Annotated[
-    int | None, _own("--workers", metavar="N", help="Ray workers.", show_default="one per CPU of the cluster")
+    int | None, own("--workers", metavar="N", help="Ray workers.", show_default="one per CPU of the cluster")
 ]
 
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from . import probe_text as say
-from .arguments import READS, Chart, Layers, Model, checked_file, layers_of, token_of
+from .arguments import READS, Chart, Layers, Model, checked_file, layers_of, own, token_of
 from .failures import InputError
 from .session import Run
 
@@ -17,26 +15,22 @@ if TYPE_CHECKING:
     from ..probe import LinearProbe
 
 
-def _own(*names: str, **more: Any) -> Any:
-    return typer.Option(*names, show_envvar=False, **more)
-
-
 _DATA = (
     "A .jsonl or .csv file with text and label (two or more classes; and source, if several texts have one), or with "
     "positive and negative; or a packaged set: sentiment, formal."
 )
-Data = Annotated[str | None, _own("--data", metavar="FILE", help=_DATA)]
-Site = Annotated[str, _own("--site", metavar="SITE", help="The component that is read.")]
-Read = Annotated[str, _own("--read", metavar="WHERE", help=READS)]
-Folds = Annotated[int, _own("--folds", metavar="N", min=2, help="Parts that are held out in turn.")]
+Data = Annotated[str | None, own("--data", metavar="FILE", help=_DATA)]
+Site = Annotated[str, own("--site", metavar="SITE", help="The component that is read.")]
+Read = Annotated[str, own("--read", metavar="WHERE", help=READS)]
+Folds = Annotated[int, own("--folds", metavar="N", min=2, help="Parts that are held out in turn.")]
 Vector = Annotated[
-    Path | None, _own("--vector", metavar="FILE", help="Also save the probe's direction, as a steering vector.")
+    Path | None, own("--vector", metavar="FILE", help="Also save the probe's direction, as a steering vector.")
 ]
 Label = Annotated[
     str | None,
-    _own("--label", metavar="LABEL", help="For --vector: the class that is positive.", show_default="of two, the last"),
+    own("--label", metavar="LABEL", help="For --vector: the class that is positive.", show_default="of two, the last"),
 ]
-Output = Annotated[Path | None, _own("--output", "-o", metavar="FILE", help="Where to save the probe (.safetensors).")]
+Output = Annotated[Path | None, own("--output", "-o", metavar="FILE", help="Where to save the probe (.safetensors).")]
 
 
 def probe(

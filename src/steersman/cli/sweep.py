@@ -6,10 +6,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from . import sweep_text as say
-from .arguments import Model, layers_of
+from .arguments import Model, layers_of, own
 from .extract import contrast_pairs
 from .failures import InputError
 from .session import Run
@@ -33,15 +31,11 @@ if TYPE_CHECKING:
     from ..sweeping import Row, Sweep
 
 
-def _own(*names: str, **more: Any) -> Any:
-    return typer.Option(*names, show_envvar=False, **more)
-
-
-Layers = Annotated[str, _own("--layers", metavar="LAYERS", help="auto, all, 4-8, or 3,5.")]
-Strengths = Annotated[str, _own("--strengths", metavar="LIST", help="Numbers with commas between.")]
+Layers = Annotated[str, own("--layers", metavar="LAYERS", help="auto, all, 4-8, or 3,5.")]
+Strengths = Annotated[str, own("--strengths", metavar="LIST", help="Numbers with commas between.")]
 Pairs = Annotated[
     str | None,
-    _own(
+    own(
         "--pairs",
         metavar="FILE",
         help="What the vector was extracted from, or a packaged set (sentiment, formal): vectors from shuffled labels "
@@ -50,7 +44,7 @@ Pairs = Annotated[
 ]
 Screen = Annotated[
     int | None,
-    _own(
+    own(
         "--screen",
         metavar="K",
         min=1,
@@ -59,14 +53,14 @@ Screen = Annotated[
 ]
 Halving = Annotated[
     int | None,
-    _own(
+    own(
         "--halving",
         metavar="N",
         min=1,
         help="First measure all cells on N prompts, the better half on twice as many, and so on.",
     ),
 ]
-Output = Annotated[Path | None, _own("--output", "-o", metavar="DIR", help="Where rows, plan and figures go.")]
+Output = Annotated[Path | None, own("--output", "-o", metavar="DIR", help="Where rows, plan and figures go.")]
 
 
 def sweep(

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
+from .arguments import own
 from .failures import InputError
 from .inputs import read_lines, read_prompts
 from .session import Run
@@ -15,16 +14,13 @@ if TYPE_CHECKING:
     from ..evaluation import Target
 
 
-def _own(*names: str, **more: Any) -> Any:
-    return typer.Option(*names, show_envvar=False, **more)
-
-
 def _target(*names: str, **more: Any) -> Any:
-    return _own(*names, rich_help_panel="Target", **more)
+    return own(*names, rich_help_panel="Target", **more)
 
 
-def _data(*names: str, **more: Any) -> Any:
-    return _own(*names, rich_help_panel="Data", **more)
+def data(*names: str, **more: Any) -> Any:
+    """An option about what is measured on."""
+    return own(*names, rich_help_panel="Data", **more)
 
 
 Positive = Annotated[
@@ -74,19 +70,19 @@ Instruction = Annotated[
 ]
 Prompts = Annotated[
     Path | None,
-    _data("--prompts", metavar="FILE", help="One prompt a line, or JSON lines with prompt and source."),
+    data("--prompts", metavar="FILE", help="One prompt a line, or JSON lines with prompt and source."),
 ]
 Neutral = Annotated[
     Path | None,
-    _data(
+    data(
         "--neutral",
         metavar="FILE",
         help="Texts on which nothing should change, one a line.",
         show_default="packaged",
     ),
 ]
-Random = Annotated[int, _own("--random", metavar="N", min=0, help="Random directions of the control.")]
-MaxKl = Annotated[float, _own("--max-kl", metavar="X", help="The KL budget, nats per affected token.")]
+Random = Annotated[int, own("--random", metavar="N", min=0, help="Random directions of the control.")]
+MaxKl = Annotated[float, own("--max-kl", metavar="X", help="The KL budget, nats per affected token.")]
 
 
 class Asked:

@@ -9,7 +9,7 @@ import typer
 
 from . import lookup
 from . import vector_text as say
-from .arguments import Folder, checked_file
+from .arguments import Folder, checked_file, own
 from .failures import InputError
 from .session import Run
 
@@ -17,18 +17,14 @@ if TYPE_CHECKING:
     from ..vector import SteeringVector
 
 
-def _own(*names: str, **more: Any) -> Any:
-    return typer.Option(*names, show_envvar=False, **more)
-
-
 Named = Annotated[str, typer.Argument(metavar="VECTOR", help="NAME, PATH (any format that is read), or ORG/REPO.")]
 Local = Annotated[str, typer.Argument(metavar="VECTOR", help="NAME, or PATH of any format that is read.")]
 Repository = Annotated[str, typer.Argument(metavar="ORG/REPO", help="A repository of the Hugging Face hub.")]
 Revision = Annotated[
-    str | None, _own("--revision", metavar="NAME", help="A branch, tag or commit.", show_default="main")
+    str | None, own("--revision", metavar="NAME", help="A branch, tag or commit.", show_default="main")
 ]
 Written = Annotated[
-    Path | None, _own("--output", "-o", metavar="FILE", help="The file to write.", show_default="NAME.safetensors")
+    Path | None, own("--output", "-o", metavar="FILE", help="The file to write.", show_default="NAME.safetensors")
 ]
 
 
@@ -89,9 +85,9 @@ def push(
     run: Run,
     vector: Local,
     repository: Repository,
-    private: Annotated[bool, _own("--private", metavar="", help="Create the repository as a private one.")] = False,
+    private: Annotated[bool, own("--private", metavar="", help="Create the repository as a private one.")] = False,
     message: Annotated[
-        str | None, _own("--message", metavar="TEXT", help="Of the commit.", show_default="a short one")
+        str | None, own("--message", metavar="TEXT", help="Of the commit.", show_default="a short one")
     ] = None,
     folder: Folder = Path("."),
 ) -> None:
@@ -130,7 +126,7 @@ def orthogonalize(
     ],
     output: Written = None,
     name: Annotated[
-        str | None, _own("--name", metavar="NAME", help="What to call it.", show_default="VECTOR without OTHER")
+        str | None, own("--name", metavar="NAME", help="What to call it.", show_default="VECTOR without OTHER")
     ] = None,
     folder: Folder = Path("."),
 ) -> None:

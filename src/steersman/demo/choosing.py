@@ -11,7 +11,8 @@ from ..evaluation.controls import RANDOM_DIRECTIONS
 from ..evaluation.neutral import default_texts
 from ..model import SteeringModel
 from ..sweeping import Row, Sweep, sweep
-from ..sweeping.sweep import STRENGTHS, within_depth
+from ..sweeping.sweep import STRENGTHS
+from ..sweeping.where import within_depth
 from ..vector import SteeringVector
 from . import words
 from .means import Mean

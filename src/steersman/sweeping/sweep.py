@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data import ContrastPairs
-from ..errors import DataError, MismatchError
+from ..errors import DataError
 from ..evaluation.neutral import default_texts
 from ..evaluation.provenance import versions
 from ..evaluation.targets.base import Target
@@ -17,8 +17,7 @@ from ..model import SteeringModel
 from ..model.provenance import describe
 from ..model.tokens import Prompts
 from ..plan import Plan
-from ..sites import Indices, layer_indices
-from ..vector import SteeringVector
+from ..sites import Indices
 from .cells import Direction, Grid, Make, maker
 from .controls import drawn_directions, in_words, random_effects, shuffled_effects
 from .finished import Finished
@@ -27,6 +26,7 @@ from .passes import Way
 from .result import Sweep, checked_strengths
 from .rows import rows_of, split_of
 from .stages import Search, searched
+from .where import layers_of
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ def sweep(
             was made with other settings, naming those that differ.
         UnsupportedError: a stage that the target does not allow.
     """
-    doses, chosen = checked_strengths(strengths), _layers(model, vector, layers)
+    doses, chosen = checked_strengths(strengths), layers_of(model, vector, layers)
     _check_counts(random=random, screen=screen, halving=halving)
     if screen is not None:
         check_screen(target)
@@ -163,25 +163,6 @@ def _check_counts(*, random: int, screen: int | None, halving: int | None) -> No
         raise DataError(f"screen={screen!r}: give the number of layers to keep, at least 1, or None for all")
     if halving is not None and (halving < 1 or isinstance(halving, bool)):
         raise DataError(f"halving={halving!r}: give the number of prompts of its first round, at least 1, or None")
-
-
-def _layers(model: SteeringModel, vector: Direction, layers: str | Indices) -> list[int]:
-    own = list(vector.layers) if isinstance(vector, SteeringVector) else list(range(model.n_layers))
-    if isinstance(vector, SteeringVector):
-        vector.check(model.shape)
-    if layers == "auto":
-        return within_depth(own, model.n_layers)
-    indices = layer_indices(layers)
-    found = own if indices is None else sorted({model.shape.layer(i, "layers=") for i in indices})
-    missing = [layer for layer in found if layer not in own]
-    if missing:
-        raise MismatchError(f"the vector has no direction for layer {missing[0]}; it has {own}")
-    return found
-
-
-def within_depth(layers: Sequence[int], n_layers: int) -> list[int]:
-    """Those between a tenth and nine tenths of the depth, or all of them if there is none."""
-    return [layer for layer in layers if 0.1 * n_layers <= layer < 0.9 * n_layers] or list(layers)
 
 
 def _hash(texts: Sequence[str]) -> str:

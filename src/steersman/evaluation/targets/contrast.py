@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,22 +18,12 @@ from .base import LogitTarget, prompt_sources, required
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Contrast(LogitTarget):
-    """``m(x) = log sum_{y in Y+} p(y|x) - log sum_{y in Y-} p(y|x)``; made by :func:`contrast`.
+class ContinuationTarget(LogitTarget):
+    """A target of the same continuations after each prompt."""
 
-    Attributes:
-        positive, negative: the continuations Y+ and Y-, as texts.
-        measure_by: ``"propensity"`` (m, nats), ``"preference"`` (sigma(m)) or ``"balance"`` (P(Y+) - P(Y-)).
-        instruction: asks for the positive side in words, for the prompt baseline.
-    """
-
-    positive: tuple[str, ...]
-    negative: tuple[str, ...]
-    measure_by: Measure = "propensity"
-    instruction: str | None = None
-
-    kind = "contrast"
+    @abstractmethod
+    def tokens(self, model: SteeringModel) -> tuple[tuple[Ids, ...], tuple[Ids, ...]]:
+        """The continuations of both sides as token ids."""
 
     def items(
         self,
@@ -51,6 +42,24 @@ class Contrast(LogitTarget):
             ids = tuple(model.tokens.encode(prefaced(prompt, preface, model.tokens)))
             found.append(Item(ids, positive, negative, number, source, text_of(prompt)))
         return found
+
+
+@dataclass(frozen=True)
+class Contrast(ContinuationTarget):
+    """``m(x) = log sum_{y in Y+} p(y|x) - log sum_{y in Y-} p(y|x)``; made by :func:`contrast`.
+
+    Attributes:
+        positive, negative: the continuations Y+ and Y-, as texts.
+        measure_by: ``"propensity"`` (m, nats), ``"preference"`` (sigma(m)) or ``"balance"`` (P(Y+) - P(Y-)).
+        instruction: asks for the positive side in words, for the prompt baseline.
+    """
+
+    positive: tuple[str, ...]
+    negative: tuple[str, ...]
+    measure_by: Measure = "propensity"
+    instruction: str | None = None
+
+    kind = "contrast"
 
     def tokens(self, model: SteeringModel) -> tuple[tuple[Ids, ...], tuple[Ids, ...]]:
         """The continuations of both sides as token ids.

@@ -10,15 +10,12 @@ import numpy as np
 
 from ...errors import DataError
 from ...model import SteeringModel
-from ...model.tokens import Prompts
-from ..items import Array, Item, Scores
-from ..prompting import prefaced
-from .base import LogitTarget, prompt_sources, required
-from .contrast import shortest, text_of
+from ..items import Array, Ids, Scores
+from .contrast import ContinuationTarget, shortest
 
 
 @dataclass(frozen=True)
-class LogOdds(LogitTarget):
+class LogOdds(ContinuationTarget):
     """``m(x) = log P - log(1 - P)`` with ``P = sum_{y in Y} p(y | x)``; made by :func:`log_odds`.
 
     Attributes:
@@ -31,23 +28,10 @@ class LogOdds(LogitTarget):
 
     kind = "log_odds"
 
-    def items(
-        self,
-        model: SteeringModel,
-        prompts: Prompts | None = None,
-        *,
-        sources: Sequence[str] | None = None,
-        preface: str | None = None,
-    ) -> list[Item]:
-        """One item per prompt. Both its sides are Y: the other side of P is 1 - P, and needs no scoring."""
-        given = required(prompts, self)
-        groups = prompt_sources(sources, len(given))
+    def tokens(self, model: SteeringModel) -> tuple[tuple[Ids, ...], tuple[Ids, ...]]:
+        """Y twice: the other side of P is 1 - P, and needs no scoring."""
         ids = tuple(shortest({tuple(model.tokens.continuation(text)): text for text in self.continuations}))
-        return [
-            Item(tuple(model.tokens.encode(prefaced(prompt, preface, model.tokens))), ids, ids, number, source,
-                 text_of(prompt))
-            for number, (prompt, source) in enumerate(zip(given, groups, strict=True))
-        ]  # fmt: skip
+        return ids, ids
 
     def values(self, scores: Scores) -> Array:
         """The log-odds of each unit, nats."""

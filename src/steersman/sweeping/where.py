@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ..errors import MismatchError
 from ..model import SteeringModel
 from ..sites import Indices, layer_indices
-from ..sweeping.cells import Direction
 from ..vector import SteeringVector
+from .cells import Direction
 
 
 def layers_of(model: SteeringModel, vector: Direction, layers: str | Indices) -> list[int]:
@@ -29,10 +31,15 @@ def layers_of(model: SteeringModel, vector: Direction, layers: str | Indices) ->
         )
     own = list(vector.layers) if isinstance(vector, SteeringVector) else list(range(model.n_layers))
     if layers == "auto":
-        return [layer for layer in own if 0.1 * model.n_layers <= layer < 0.9 * model.n_layers] or own
+        return within_depth(own, model.n_layers)
     indices = layer_indices(layers)
     found = own if indices is None else sorted({model.shape.layer(i, "layers=") for i in indices})
     missing = [layer for layer in found if layer not in own]
     if missing:
         raise MismatchError(f"the vector has no direction for layer {missing[0]}; it has {own}")
     return found
+
+
+def within_depth(layers: Sequence[int], n_layers: int) -> list[int]:
+    """Those between a tenth and nine tenths of the depth, or all of them if there is none."""
+    return [layer for layer in layers if 0.1 * n_layers <= layer < 0.9 * n_layers] or list(layers)
