@@ -98,10 +98,11 @@ def sweep(
         "neutral": neutral_texts(run, neutral), "random": random, "screen": screen, "halving": halving,
         "pairs": None if pairs is None else contrast_pairs(run, pairs), "seed": run.seed,
     }  # fmt: skip
+    name = _named(run)
     if run.dry_run:
-        say.plan(run, model, options, output)
+        say.plan(run, model, name, options, output)
         return
-    found = _found(run, model, options, output)
+    found = _found(run, model, name, options, output)
     best = _finish(run, found, max_kl, output)
     if output is not None:
         _report(run, found, asked.prompts or [], max_kl, output)
@@ -117,12 +118,13 @@ def sweep(
         run.note(f"wrote {output}")
 
 
-def _found(run: Run, model: str, options: dict[str, Any], output: Path | None) -> Sweep:
+def _found(run: Run, model: str, name: str, options: dict[str, Any], output: Path | None) -> Sweep:
     """Sweep, keeping in ``output`` what is measured."""
     loaded = run.load(model)
     from ..sweeping import sweep as find
+    from .vectors import find as find_vector
 
-    vector = _vector(run, loaded)
+    vector = find_vector(run, name, loaded)
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
     settings: dict[str, Any] = {
@@ -186,9 +188,10 @@ def _numbers(text: str) -> list[float]:
         ) from None
 
 
-def _vector(run: Run, model: Any) -> Any:
+def _named(run: Run) -> str:
+    """The one vector that is tried, as it is called."""
     from .. import spec
-    from .vectors import check_operation, find
+    from .vectors import check_operation
 
     check_operation(run)
     tokens = run.steering["vector"] or []
@@ -198,4 +201,4 @@ def _vector(run: Run, model: Any) -> Any:
     if "strength" in item or "layers" in item:
         raise InputError(f"-v {tokens[0]} names a strength or layers", why="a sweep tries many",
                          fix=f"-v {item['vector']}, with --strengths and --layers")  # fmt: skip
-    return find(run, item["vector"], model)
+    return str(item["vector"])
