@@ -350,3 +350,8 @@ def test_the_example_runs_on_the_embedded_model(steer, tmp_path) -> None:
     assert plain.generate("I think the movie was", max_new_tokens=1).strip() in {
         f"{word}." for word in sm.demo.words("positive")
     } | set(sm.demo.words("positive"))
+
+
+def test_the_page_shows_the_example() -> None:
+    page = (EXAMPLES.parent / "docs" / "tutorials" / "recipes.md").read_text(encoding="utf-8")
+    assert (EXAMPLES / "sentiment.toml").read_text(encoding="utf-8") in page
