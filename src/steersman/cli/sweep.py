@@ -26,6 +26,7 @@ from .target_options import (
     Regex,
     neutral_texts,
 )
+from .vectors import only_vector
 
 if TYPE_CHECKING:
     from ..sweeping import Row, Sweep
@@ -98,7 +99,7 @@ def sweep(
         "neutral": neutral_texts(run, neutral), "random": random, "screen": screen, "halving": halving,
         "pairs": None if pairs is None else contrast_pairs(run, pairs), "seed": run.seed,
     }  # fmt: skip
-    name = _named(run)
+    name = only_vector(run, "a sweep")
     if run.dry_run:
         say.plan(run, model, name, options, output)
         return
@@ -186,19 +187,3 @@ def _numbers(text: str) -> list[float]:
         raise InputError(
             f"--strengths {text!r} is no list of numbers", fix="for example --strengths -2,-1,0,1,2"
         ) from None
-
-
-def _named(run: Run) -> str:
-    """The one vector that is tried, as it is called."""
-    from .. import spec
-    from .vectors import check_operation
-
-    check_operation(run)
-    tokens = run.steering["vector"] or []
-    if len(tokens) != 1 or run.steering["plan"] is not None:
-        raise InputError("a sweep tries one vector", fix="give one -v NAME, without strength and layers, and no --plan")
-    item = spec.parse_token(tokens[0])
-    if "strength" in item or "layers" in item:
-        raise InputError(f"-v {tokens[0]} names a strength or layers", why="a sweep tries many",
-                         fix=f"-v {item['vector']}, with --strengths and --layers")  # fmt: skip
-    return str(item["vector"])
