@@ -14,7 +14,7 @@ export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help demo test test-quantised test-ray test-serve test-vllm test-vllm-v2 test-page ui check-ui lint types docs format bench bench-peers bench-vllm figures planted model model-card clean
+.PHONY: help demo test test-quantised test-ray test-wheel test-serve test-vllm test-vllm-v2 test-page ui check-ui lint types docs format bench bench-peers bench-vllm figures planted model model-card clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,6 +41,9 @@ test-quantised: $(READY) ## models with quantised weights (torchao, kept out of 
 
 test-ray: $(READY) ## extraction on a local Ray cluster (about a minute: each worker imports torch)
 	$(BIN)/python -m pytest tests/workers
+
+test-wheel: $(READY) ## the wheel, built and installed where the source is not: the tour, a text, the server
+	$(BIN)/python -m pytest tests/wheel
 
 test-serve: $(READY) ## thousands of requests made up from the server's OpenAPI document
 	STEERSMAN_FUZZ_CASES=2000 $(BIN)/python -m pytest tests/serve/test_openapi.py

@@ -109,6 +109,19 @@ def test_plan_frame_and_chart_tell_the_same(compared, tmp_path) -> None:
     assert "in words, unsteered" in svg
 
 
+def test_an_ablation_is_done_in_full_at_most_and_is_said_to_cost_less() -> None:
+    model = steering_model("llama")
+    whole = sm.Ablate(vector(model, 2), layers=[0])
+    costs = divergence(model, TEXTS, whole).mean
+    ways = {"half": sm.Ablate(vector(model, 2), layers=[0], strength=0.5), "added": sm.Add(vector(model), layers=1)}
+    found = sm.compare(model, ways, target=TARGET, prompts=PROMPTS, neutral=TEXTS, max_kl=2 * costs, random=0)
+    assert found["half"].factor == 2
+    assert found.plans["half"] == sm.Plan(whole)
+    assert found["half"].kl == pytest.approx(costs, rel=1e-5)
+    assert not found["half"].reached
+    assert found["added"].reached
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [

@@ -135,7 +135,7 @@ def choose_condition(
     ]
     split = [parts(own, [tune], f"{name} prompts", seed)
              for own, name in zip(sources, ("positive", "negative"), strict=True)]  # fmt: skip
-    chosen = layers_of(model, vector, layers)
+    chosen = layers_of(model.shape, vector, layers)
     When(vector, chosen[0], above=0.0, measure=measure)  # what is wrong with either shows here
     texts = list(neutral) if neutral is not None else list(default_texts(model.shape.name))
     if random:

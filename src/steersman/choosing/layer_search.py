@@ -227,7 +227,7 @@ def _checked(
         raise DataError(f"sign={sign!r}: give 1 for a target that should rise, -1 for one that should fall")
     if trials < 1 or random < 0:
         raise DataError(f"trials={trials!r}, random={random!r}: give at least one trial, and 0 or more directions")
-    found = layers_of(model, vector, layers)
+    found = layers_of(model.shape, vector, layers)
     if len(found) < 2:
         raise DataError(f"layers={found}: a search over layers needs two or more")
     return found

@@ -20,6 +20,7 @@ from .generate import generate
 from .options import command
 from .patch import patch
 from .probe import probe
+from .recipe import run_recipe
 from .serve import serve
 from .skill import SKILL
 from .sweep import sweep
@@ -87,6 +88,7 @@ COMMANDS = {
     "probe": command()(probe),
     "analyze": command()(analyze),
     "convert": command()(convert),
+    "run": command()(run_recipe),
     "serve": command()(serve),
     "doctor": command()(doctor),
     "version": command()(version),

@@ -19,7 +19,7 @@ from .failures import InputError
 
 _COMMANDS = (
     *("demo", "extract", "generate", "chat", "sweep", "eval", "ablate", "patch", "probe", "analyze", "edit", "vectors"),
-    *("convert", "doctor", "serve", "version"),
+    *("convert", "run", "doctor", "serve", "version"),
 )
 _SHARED = ("json", "dry_run", "quiet", "verbose", "seed", "device", "dtype", "offline")
 

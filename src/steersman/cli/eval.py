@@ -95,7 +95,7 @@ def evaluate(
     output: Output = None,
 ) -> None:
     """Measure what a plan does to a model, beside random directions, words and chance, and what it breaks."""
-    _check(run, against, output)
+    _check(run, against, output, fail_under or [])
     asked = Asked(run, positive, negative, choices, regex, probe, probe_layer, instruction, prompts)
     options: dict[str, Any] = {
         "target": asked.target(), "instruction": instruction, "random": random, "max_kl": max_kl,
@@ -119,7 +119,11 @@ def evaluate(
         raise typer.Exit(GATE)
 
 
-def _check(run: Run, against: str | None, output: Path | None) -> None:
+def _check(run: Run, against: str | None, output: Path | None, gates: list[str]) -> None:
+    from ..evaluation.gates import Gate
+
+    for text in gates:
+        Gate.parse(text)
     steered = bool(run.steering["vector"] or run.steering["plan"])
     if steered == (against is not None):
         raise InputError(

@@ -91,12 +91,15 @@ def extract(
     Prints how well it separates held-out examples at each layer, against shuffled labels, and which layer is best.
     Interrupted, the same command goes on where it stopped: what is done lies in NAME.partial.safetensors beside -o.
     """
+    from ..extraction.methods import find_method
+
     examples = _examples(run, pairs, positive, negative, name or (output.stem if output else None))
     target = checked_file(output, ".safetensors", "vectors are saved in")
     drawn = checked_file(chart, ".svg", "figures are drawn in", "--chart")
     _check_chart(drawn, method, quality)
     settings: dict[str, Any] = {"method": method, "layers": layers_of(layers), "site": site, "read": token_of(read)}
     options = parsed_options(option or [])
+    find_method(method).with_options(options)
     runner = _runner(ray, workers)
     if run.dry_run:
         say.plan(run, model, examples, **settings, target=target)

@@ -101,9 +101,11 @@ class Run:
     # -- acting ---------------------------------------------------------------------------------------------------
 
     def load(self, name: str) -> SteeringModel:
-        """The model, on the device and in the precision asked for."""
+        """The model, on the device and in the precision asked for; the one that is loaded already, if there is one."""
         from .models import load
 
+        if self.model is not None and self.model.shape.name == name:
+            return self.model
         with self.working(f"loading {name}"):
             self.model = load(name, device=self.device, dtype=self.dtype, progress=not self.quiet)
         return self.model

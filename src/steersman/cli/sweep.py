@@ -26,6 +26,7 @@ from .target_options import (
     Regex,
     neutral_texts,
 )
+from .vectors import only_vector
 
 if TYPE_CHECKING:
     from ..sweeping import Row, Sweep
@@ -98,10 +99,11 @@ def sweep(
         "neutral": neutral_texts(run, neutral), "random": random, "screen": screen, "halving": halving,
         "pairs": None if pairs is None else contrast_pairs(run, pairs), "seed": run.seed,
     }  # fmt: skip
+    name = only_vector(run, "a sweep")
     if run.dry_run:
-        say.plan(run, model, options, output)
+        say.plan(run, model, name, options, output)
         return
-    found = _found(run, model, options, output)
+    found = _found(run, model, name, options, output)
     best = _finish(run, found, max_kl, output)
     if output is not None:
         _report(run, found, asked.prompts or [], max_kl, output)
@@ -117,12 +119,13 @@ def sweep(
         run.note(f"wrote {output}")
 
 
-def _found(run: Run, model: str, options: dict[str, Any], output: Path | None) -> Sweep:
+def _found(run: Run, model: str, name: str, options: dict[str, Any], output: Path | None) -> Sweep:
     """Sweep, keeping in ``output`` what is measured."""
     loaded = run.load(model)
     from ..sweeping import sweep as find
+    from .vectors import find as find_vector
 
-    vector = _vector(run, loaded)
+    vector = find_vector(run, name, loaded)
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
     settings: dict[str, Any] = {
@@ -184,18 +187,3 @@ def _numbers(text: str) -> list[float]:
         raise InputError(
             f"--strengths {text!r} is no list of numbers", fix="for example --strengths -2,-1,0,1,2"
         ) from None
-
-
-def _vector(run: Run, model: Any) -> Any:
-    from .. import spec
-    from .vectors import check_operation, find
-
-    check_operation(run)
-    tokens = run.steering["vector"] or []
-    if len(tokens) != 1 or run.steering["plan"] is not None:
-        raise InputError("a sweep tries one vector", fix="give one -v NAME, without strength and layers, and no --plan")
-    item = spec.parse_token(tokens[0])
-    if "strength" in item or "layers" in item:
-        raise InputError(f"-v {tokens[0]} names a strength or layers", why="a sweep tries many",
-                         fix=f"-v {item['vector']}, with --strengths and --layers")  # fmt: skip
-    return find(run, item["vector"], model)

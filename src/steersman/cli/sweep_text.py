@@ -70,18 +70,23 @@ def _range(low: float | None, high: float | None) -> str:
     return "-" if low is None or high is None else f"{low:+.3f} to {high:+.3f}"
 
 
-def plan(run: Run, model: str, options: dict[str, Any], output: Path | None) -> None:
+def plan(run: Run, model: str, name: str, options: dict[str, Any], output: Path | None) -> None:
     """Print what the sweep would take."""
-    from ..sites import layer_indices
+    import torch
+
+    from ..sweeping.where import layers_of
     from .dryrun import show_plan
+    from .lookup import local
     from .models import outline
+    from .vectors import find
 
     layers, doses, random = options["layers"], options["strengths"], options["random"]
     prompts = options["prompts"] or []
     found = outline(model, device=run.device, dtype=run.dtype)
     tokens = sum(len(found.tokens.encode(text)) for text in prompts)
-    indices = None if layers == "auto" else layer_indices(layers)
-    count = found.shape.n_layers if indices is None else len(set(indices))
+    here = local(name, run.steering["vectors"]) is not None  # else packaged, or on the hub: only a run gets it
+    direction = find(run, name, None) if here else torch.ones(found.shape.d_model)
+    count = len(layers_of(found.shape, direction, layers))
     cells = count * len(doses)
     controls = count * len({abs(s) for s in doses if s}) * random
     naive = tokens * (cells + controls)

@@ -100,6 +100,25 @@ def check_operation(run: Run) -> None:
         )
 
 
+def only_vector(run: Run, what: str) -> str:
+    """The one vector that ``what`` (such as ``"a sweep"``) tries at layers and strengths of its own, as it is called.
+
+    Raises:
+        InputError: none or several are given, with a strength or layers, or a plan, or an operation lacks its option.
+    """
+    from .. import spec
+
+    check_operation(run)
+    tokens = run.steering["vector"] or []
+    if len(tokens) != 1 or run.steering["plan"] is not None:
+        raise InputError(f"{what} tries one vector", fix="give one -v NAME, without strength and layers, and no --plan")
+    item = spec.parse_token(tokens[0])
+    if "strength" in item or "layers" in item:
+        raise InputError(f"-v {tokens[0]} names a strength or layers", why=f"{what} tries many",
+                         fix=f"-v {item['vector']}, and the options of {what}")  # fmt: skip
+    return str(item["vector"])
+
+
 def find(run: Run, name: str, model: SteeringModel | None) -> SteeringVector:
     """A vector by what ``-v`` calls it; see :mod:`.lookup`."""
     return lookup.find(run, name, run.steering["vectors"], model)

@@ -94,7 +94,7 @@ def sweep(
             was made with other settings, naming those that differ.
         UnsupportedError: a stage that the target does not allow.
     """
-    doses, chosen = checked_strengths(strengths), layers_of(model, vector, layers)
+    doses, chosen = checked_strengths(strengths), layers_of(model.shape, vector, layers)
     _check_counts(random=random, screen=screen, halving=halving)
     if screen is not None:
         check_screen(target)

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..errors import MismatchError
-from ..model import SteeringModel
+from ..shape import ModelShape
 from ..sites import Indices, layer_indices
 from ..vector import SteeringVector
 from .cells import Direction
 
 
-def layers_of(model: SteeringModel, vector: Direction, layers: str | Indices) -> list[int]:
+def layers_of(shape: ModelShape, vector: Direction, layers: str | Indices) -> list[int]:
     """Layers of a model that a direction has, ascending.
 
     Args:
-        model: the model.
+        shape: of the model.
         vector: a vector, which has a direction in some layers, or a tensor ``[d_model]``, the same in all.
         layers: indices, a range ``"4-8"``, ``"all"``; or ``"auto"``: those between a tenth and nine tenths of the depth
             (the last layers move the output more than they steer).
@@ -24,16 +24,14 @@ def layers_of(model: SteeringModel, vector: Direction, layers: str | Indices) ->
         MismatchError: the direction does not fit the model, or has none of these layers.
     """
     if isinstance(vector, SteeringVector):
-        vector.check(model.shape)
-    elif tuple(vector.shape) != (model.d_model,):
-        raise MismatchError(
-            f"the direction has shape {tuple(vector.shape)}, but {model.shape.name} needs [{model.d_model}]"
-        )
-    own = list(vector.layers) if isinstance(vector, SteeringVector) else list(range(model.n_layers))
+        vector.check(shape)
+    elif tuple(vector.shape) != (shape.d_model,):
+        raise MismatchError(f"the direction has shape {tuple(vector.shape)}, but {shape.name} needs [{shape.d_model}]")
+    own = list(vector.layers) if isinstance(vector, SteeringVector) else list(range(shape.n_layers))
     if layers == "auto":
-        return within_depth(own, model.n_layers)
+        return within_depth(own, shape.n_layers)
     indices = layer_indices(layers)
-    found = own if indices is None else sorted({model.shape.layer(i, "layers=") for i in indices})
+    found = own if indices is None else sorted({shape.layer(i, "layers=") for i in indices})
     missing = [layer for layer in found if layer not in own]
     if missing:
         raise MismatchError(f"the vector has no direction for layer {missing[0]}; it has {own}")
