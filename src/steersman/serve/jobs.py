@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 STATUS = ("queued", "running", "succeeded", "failed", "cancelled")
 #: A job at which the server ended so often is not tried again: it may be what ends it.
 ATTEMPTS = 3
+JOB_FILE = "job.json"
 _ID = re.compile(r"job-[0-9a-f]{11,16}-[0-9a-f]{8}")
 
 
@@ -268,14 +269,14 @@ class Jobs:
             self._metrics.jobs.labels(status).set(count)
 
     def _write(self, job: Job) -> None:
-        with replacing(self._folder / job.id / "job.json") as temporary:
+        with replacing(self._folder / job.id / JOB_FILE) as temporary:
             temporary.write_text(json.dumps(asdict(job), default=str), encoding="utf-8")
 
 
 def _read(folder: Path) -> list[Job]:
     """The jobs that an earlier server left, in the order they came; what cannot be read is passed over."""
     found: list[Job] = []
-    for path in sorted(folder.glob("job-*/job.json")):
+    for path in sorted(folder.glob(f"job-*/{JOB_FILE}")):
         try:
             job = Job(**json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:

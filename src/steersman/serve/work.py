@@ -84,7 +84,8 @@ def _sweep(state: State, context: Context) -> Mapping[str, Any]:
     best = None
     with suppress(DataError):  # no setting moves the target within the budget
         best = found.best(asked.max_kl)
-    layers = sorted({layer for layer in (best and best.layer, vector.layer) if layer in found.layers})
+    wanted = (best and best.layer, vector.layer, *asked.repetition)
+    layers = sorted({layer for layer in wanted if layer in found.layers})
     repetition = {str(layer): _repetition(state.model, found, layer, asked.prompts, context) for layer in layers}
     return {
         "vector": asked.vector, "digest": digest, "max_kl": asked.max_kl, "best": best and asdict(best),
