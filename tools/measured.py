@@ -3,7 +3,8 @@
 python -m tools.measured
 
 Writes ``NAME.safetensors`` and ``NAME.json`` (the job, and the sweep that it found) for each packaged vector into the
-package. To be run when the embedded model, its pairs or what a sweep measures have changed; a test measures a part anew.
+package. To be run when the embedded model, its pairs or what a sweep measures have changed; a test measures a part of
+it again.
 """
 
 from __future__ import annotations
@@ -56,8 +57,8 @@ def main() -> None:
         vector(name, model).save(file)
         found = measured(model, file.read_bytes(), request(name))
         file.with_suffix(".json").write_text(json.dumps(found) + "\n", encoding="utf-8")
-        best = found["job"]["result"]["best"]
-        print(f"{name}: best at layer {best['layer']}, strength {best['strength']:g}, of {len(found['sweep']['rows'])} cells")
+        best, cells = found["job"]["result"]["best"], len(found["sweep"]["rows"])
+        print(f"{name}: best at layer {best['layer']}, strength {best['strength']:g}, of {cells} cells")
 
 
 if __name__ == "__main__":

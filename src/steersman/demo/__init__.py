@@ -68,4 +68,6 @@ def words(name: str) -> list[str]:
     return (DATA_FOLDER / f"{name}.txt").read_text(encoding="utf-8").split()
 
 
-__all__ = ["DATA_FOLDER", "MEASURED_FOLDER", "MODEL_FOLDER", "PAIRS", "VECTORS", "demo_model", "pairs", "vector", "words"]
+__all__ = [
+    "DATA_FOLDER", "MEASURED_FOLDER", "MODEL_FOLDER", "PAIRS", "VECTORS", "demo_model", "pairs", "vector", "words",
+]  # fmt: skip
