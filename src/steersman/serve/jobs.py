@@ -8,7 +8,6 @@ import logging
 import re
 import secrets
 import shutil
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -19,6 +18,7 @@ from typing import Any
 from ..files.atomic import replacing
 from .errors import ApiError, is_expected, missing, of_library
 from .metrics import Metrics
+from .worker import Worker
 
 log = logging.getLogger(__name__)
 
@@ -99,8 +99,8 @@ class _Known:
     listeners: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = field(default_factory=list[Any])
 
 
-class Jobs:
-    """The jobs of a server. Its methods may be called from any thread.
+class Jobs(Worker):
+    """The jobs of a server. Its methods may be called from any thread; starting it takes up what an earlier one left.
 
     Args:
         folder: one folder for each job.
@@ -110,25 +110,15 @@ class Jobs:
     """
 
     def __init__(self, folder: Path, kinds: Mapping[str, Work], limit: int, metrics: Metrics) -> None:
+        super().__init__("steersman-jobs")
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._kinds, self._limit, self._metrics = folder, kinds, limit, metrics
-        self._changed = threading.Condition(threading.RLock())
-        self._stopping = False
         self._jobs: dict[str, _Known] = {job.id: _Known(job) for job in _read(folder)}
         self._queue = deque(known.job.id for known in self._jobs.values() if not known.job.ended)
-        self._thread = threading.Thread(target=self._run, name="steersman-jobs", daemon=True)
-
-    def start(self) -> None:
-        """Begin, with what an earlier server left."""
-        self._thread.start()
 
     def stop(self, timeout: float = 10.0) -> None:
         """End at the next sign of progress; the job under way is taken up again by the next server."""
-        with self._changed:
-            self._stopping = True
-            self._changed.notify()
-        if self._thread.is_alive():
-            self._thread.join(timeout)
+        super().stop(timeout)
         for known in list(self._jobs.values()):
             if known.job.status == "running":  # it gave no sign in time, and ends with the process
                 self._become(known, status="queued", attempts=known.job.attempts - 1)

@@ -107,8 +107,8 @@ class Gate:
 
     def _has_key(self, request: Request) -> bool:
         """Whether a request has one of the keys."""
-        keys = (self._settings.api_key, self._settings.admin_key)
-        return any([key is not None and _same(_bearer(request), key) for key in keys])
+        keys = [key for key in (self._settings.api_key, self._settings.admin_key) if key is not None]
+        return any(_same(_bearer(request), key) for key in keys)
 
     def _session_of(self, request: Request) -> bool | None:
         """Whether the session of a request may change things; None without a session."""
