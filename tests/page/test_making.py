@@ -49,23 +49,33 @@ def test_extract_from_two_columns(visit: Open, live: Live) -> None:
         client.delete("/v1/vectors/cheer")
 
 
-def test_a_sweep_puts_the_band_on_the_track(visit: Open, live: Live) -> None:
+def test_a_sweep_puts_the_band_on_the_track(visit: Open, live: Live, tmp_path: Path) -> None:
+    stiff = live.vector("formal") * 0.9
+    stiff.save(tmp_path / "stiff.safetensors")
+    with live.http() as client:
+        assert client.put("/v1/vectors/stiff", content=(tmp_path / "stiff.safetensors").read_bytes()).is_success
     page = visit()
-    own = card(page, "formal")
+    # the form asks again what was asked before
+    card(page, "formal").get_by_text("Layers, tokens, operation, condition").click()
+    card(page, "formal").get_by_role("button", name="Measure the band").click()
+    form = page.get_by_role("dialog")
+    assert form.get_by_label("Words it should make likelier").input_value() == "rather, truly"
+    page.keyboard.press("Escape")
+    own = card(page, "stiff")
     expect(own.locator(".caption")).to_contain_text("Nobody has measured yet")
     expect(own.locator(".band")).to_have_count(0)
     own.get_by_role("button", name="Measure the band").first.click()
-    form = page.get_by_role("dialog")
-    assert form.get_by_label("Words it should make likelier").input_value() == "rather, truly"
+    form.get_by_label("Words it should make likelier").fill("rather, truly")
+    form.get_by_label("Words it should make rarer").fill("super, totally")
     form.get_by_label("Prompts, one a line").fill("The song is\nThe room is")
     form.get_by_label("Strengths").fill("-1, 0, 1, 2")
-    form.get_by_label("Layers").fill("8, 10")
+    form.get_by_label("Layers").fill("10, 8")
     form.get_by_label("Random directions").fill("4")
     form.get_by_role("button", name="Measure").click()
     expect(own.locator(".band")).to_be_visible(timeout=PATIENCE)
     with live.http() as client:
-        found = client.get("/v1/vectors/formal/analysis").json()
-    band = next(one for one in found["bands"] if one["layer"] == 8)
+        found = client.get("/v1/vectors/stiff/analysis").json()
+    band = next(one for one in found["bands"] if one["layer"] == stiff.layer)
     shown = own.locator(".band")
     assert float(shown.get_attribute("data-low") or "nan") == band["low"]
     assert float(shown.get_attribute("data-high") or "nan") == band["high"]
@@ -78,6 +88,30 @@ def test_a_sweep_puts_the_band_on_the_track(visit: Open, live: Live) -> None:
     own.get_by_label("Layers, 0 to 12").fill("3")
     own.get_by_label("Layers, 0 to 12").blur()
     expect(own.locator(".caption")).to_contain_text("This layer has not been measured")
+    with live.http() as client:
+        client.delete("/v1/vectors/stiff")
+
+
+def test_a_measurement_tells_how_far_it_is_and_can_be_stopped(visit: Open, live: Live) -> None:
+    page = visit()
+    own = card(page, "happy")
+    own.get_by_text("Layers, tokens, operation, condition").click()
+    own.get_by_role("button", name="Measure the band").click()
+    form = page.get_by_role("dialog")
+    form.get_by_label("Layers").fill("0-12")
+    form.get_by_label("Random directions").fill("400")
+    form.get_by_role("button", name="Measure").click()
+    progress = own.locator(".progress")
+    expect(progress).to_contain_text("measuring: layer", timeout=PATIENCE)
+    expect(progress).to_contain_text("of 13")
+    assert int(progress.locator("progress").get_attribute("max") or 0) == 13
+    progress.get_by_role("button", name="Stop").click()
+    expect(progress).to_have_count(0, timeout=PATIENCE)
+    expect(own.locator(".band")).to_be_visible()  # of what was measured before
+    with live.http() as client:
+        newest = client.get("/v1/jobs").json()["data"][0]
+        assert (newest["kind"], newest["status"]) == ("sweep", "cancelled")
+        client.delete(f"/v1/jobs/{newest['id']}")
 
 
 @pytest.mark.usefixtures("swept")

@@ -57,7 +57,7 @@ def _upstream(folder: Path) -> FastAPI:
             return StreamingResponse(
                 iter([f"data: {word}\n\n" for word in text.split()]), media_type="text/event-stream"
             )
-        return {"model": body["model"], "choices": [{"text": text}], "keys": sorted(body)}
+        return {"model": body["model"], "choices": [{"text": text}], "keys": sorted(body), "body": body}
 
     return app
 
@@ -96,7 +96,7 @@ def test_steering_reaches_the_plugin(proxied: httpx.Client, stocked: Path, chang
         BODY["prompt"], steer=sm.Add(vector, layers=8), max_new_tokens=8
     )
     assert answer["model"] == "demo"
-    assert answer["keys"] == ["max_tokens", "model", "prompt", "vllm_xargs"]
+    assert answer["keys"] == ["max_tokens", "model", "prompt", "temperature", "vllm_xargs"]
 
 
 def test_without_steering_nothing_is_added(proxied: httpx.Client) -> None:
@@ -104,6 +104,14 @@ def test_without_steering_nothing_is_added(proxied: httpx.Client) -> None:
         answer = proxied.post("/v1/completions", json=BODY | change).json()
         assert answer["choices"][0]["text"] == demo().generate(BODY["prompt"], max_new_tokens=8)
         assert "vllm_xargs" not in answer["keys"]
+
+
+def test_it_is_greedy_unless_asked(proxied: httpx.Client) -> None:
+    assert proxied.post("/v1/completions", json=BODY).json()["body"]["temperature"] == 0
+    for change in ({"temperature": 0.7}, {"top_p": 0.9}, {"top_k": 5}):
+        sent = proxied.post("/v1/completions", json=BODY | change).json()["body"]
+        assert sent.get("temperature") == change.get("temperature")
+        assert sent.items() >= change.items()
 
 
 def test_streams_and_refusals_pass_through(proxied: httpx.Client) -> None:

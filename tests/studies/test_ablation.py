@@ -313,3 +313,52 @@ def test_a_mean_over_the_one_prompt_itself_is_refused() -> None:
         sm.ablation_study(steering_model("gpt2"), "Paris is", metric="kl")
     with pytest.raises(SiteUnavailableError, match="mixture of experts"):
         study_of(steering_model("mixtral"), "neurons", mode="zero")
+
+
+class _Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("mode", ["mean", "resample", "directional"])
+def test_a_killed_study_goes_on_with_what_is_not_measured(mode: Any, tmp_path: Any) -> None:
+    model = steering_model("llama")
+    directions = {"a": torch.ones(model.d_model), "b": torch.arange(float(model.d_model))}
+    sites: Any = directions if mode == "directional" else sm.heads("all")
+    settings: dict[str, Any] = {"mode": mode, "token_budget": 12, "controls": 8, "positions": "prompt[1:]"}
+    seen: list[int] = []
+    whole = study_of(model, sites, progress=lambda done, of: seen.append(of), **settings)
+    rows = tmp_path / "rows.jsonl"
+
+    def killed(done: int, of: int) -> None:
+        if done >= of // 2:
+            raise _Killed
+
+    with pytest.raises(_Killed):
+        study_of(model, sites, rows=rows, progress=killed, **settings)
+    with rows.open("ab") as opened:
+        opened.write(b'{"key": "cut of')  # a line that was being written
+    before = rows.read_bytes()
+    before = before[: before.rfind(b"\n") + 1]
+    assert 3 < before.count(b"\n") < seen[-1]
+    counts: list[int] = []
+    found = study_of(model, sites, rows=rows, progress=lambda done, of: counts.append(done), **settings)
+    assert counts[-1] == seen[-1]
+    np.testing.assert_allclose(found.values, whole.values, atol=1e-5)
+    np.testing.assert_allclose(found.base, whole.base, atol=1e-5)
+    assert rows.read_bytes().startswith(before)
+    keys = rows.read_bytes().splitlines()[1:]
+    assert len(keys) == len(set(keys)) == seen[-1] + len({key.split(b" trial")[0] for key in keys if b"trial" in key})
+    again = study_of(model, sites, rows=rows, **settings)
+    np.testing.assert_array_equal(again.values, found.values)
+    for other in ({"seed": 1}, {"positions": "all"}, {"metric": sm.logit_difference(FOIL, TARGET)}):
+        with pytest.raises(MismatchError, match=next(iter(other))):
+            study_of(model, sites, rows=rows, **(settings | other))
+
+
+def test_a_finished_study_runs_no_model(tmp_path: Any, monkeypatch: Any) -> None:
+    model, rows = steering_model("gpt2"), tmp_path / "rows.jsonl"
+    found = study_of(model, sm.heads("all"), mode="zero", rows=rows)
+    monkeypatch.setattr(measuring.Resumed, "untouched", None)
+    again = study_of(model, sm.heads("all"), mode="zero", rows=rows)
+    np.testing.assert_array_equal(again.values, found.values)
+    assert again.frame().equals(found.frame())

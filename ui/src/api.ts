@@ -131,6 +131,9 @@ export const post = async <T>(path: string, body: unknown, signal?: AbortSignal)
 export const postText = async (path: string, body: unknown): Promise<string> => (await ask(path, posted(body))).text();
 export const postBlob = async (path: string, body: unknown): Promise<Blob> => (await ask(path, posted(body))).blob();
 export const getBlob = async (path: string): Promise<Blob> => (await ask(path)).blob();
+/** Exchange a key for a session, which the browser keeps where no script can read it. */
+export const unlock = async (key: string): Promise<void> =>
+  void (await ask("/session", { method: "POST", headers: { Authorization: `Bearer ${key}` } }));
 export const remove = async (path: string): Promise<void> => void (await ask(path, { method: "DELETE" }));
 export const upload = async <T>(path: string, file: Blob): Promise<T> =>
   (

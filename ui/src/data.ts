@@ -4,7 +4,7 @@ import { batch } from "@preact/signals";
 import { type Analysis, type Described, follow, get, type Job, type Model, Refusal } from "./api";
 import { item, itemOf, type Item } from "./plan";
 import {
-  analyses, colour, describe, fromHash, items, jobs, maxKl, maxRepetition, mode, model, presets, problem, prompt,
+  analyses, colour, describe, fromHash, items, jobs, locked, maxKl, maxRepetition, mode, model, presets, problem, prompt,
   restore, settings, sweepRequests, vectors,
 } from "./state";
 
@@ -37,10 +37,8 @@ export async function open(begun: () => void): Promise<void> {
     }
     await Promise.all(vectors.value.map((one) => analyse(one.name)));
   } catch (error) {
-    const refused = error instanceof Refusal && [401, 403].includes(error.status);
-    problem.value = refused
-      ? "This page has no session any longer. Open the address that `steer serve --ui` printed; its token works once."
-      : String(error instanceof Error ? error.message : error);
+    if (error instanceof Refusal && error.status === 401) locked.value = true;
+    else problem.value = String(error instanceof Error ? error.message : error);
   }
 }
 

@@ -6,10 +6,11 @@ import { open } from "./data";
 import { Compare } from "./panels/compare";
 import { Extract } from "./panels/extract";
 import { Export, History } from "./panels/keep";
+import { Key } from "./panels/key";
 import { Lab } from "./panels/lab";
 import { Vectors } from "./panels/vectors";
 import { keepRunning } from "./run";
-import { fromHash, layerCount, model, problem, restore, saved, toHash } from "./state";
+import { fromHash, layerCount, locked, model, problem, restore, saved, toHash } from "./state";
 import "./style.css";
 
 const drawer = signal<"extract" | "export" | "history" | null>(null);
@@ -96,9 +97,13 @@ function App(): JSX.Element {
       <Head />
       <main>
         {problem.value && <p class="problem" role="alert">{problem.value}</p>}
-        <Vectors extract={() => (drawer.value = "extract")} />
-        <Compare />
-        <Lab />
+        {locked.value ? <Key then={() => void open(keepRunning)} /> : (
+          <>
+            <Vectors extract={() => (drawer.value = "extract")} />
+            <Compare />
+            <Lab />
+          </>
+        )}
       </main>
       {drawer.value === "extract" && <Extract close={close} />}
       {drawer.value === "export" && <Export close={close} />}

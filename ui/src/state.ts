@@ -50,6 +50,8 @@ export const analyses = signal<Record<string, Analysis>>({});
 export const sweepRequests = signal<Record<string, Record<string, any>>>({});
 export const jobs = signal<Record<string, Job>>({});
 export const problem = signal<string | null>(null);
+/** Whether the server wants a key first. */
+export const locked = signal(false);
 
 export const mode = signal<Mode>("text");
 export const prompt = signal("I think the movie was");

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 _HERE = Path(str(files("steersman"))) / "demo"
 MODEL_FOLDER = _HERE / "model"
 DATA_FOLDER = _HERE / "data"
+#: the packaged vectors as files, and what was measured of them
+MEASURED_FOLDER = _HERE / "measured"
 
 #: packaged sets of contrast pairs, and what they are about
 PAIRS = {
@@ -66,4 +68,6 @@ def words(name: str) -> list[str]:
     return (DATA_FOLDER / f"{name}.txt").read_text(encoding="utf-8").split()
 
 
-__all__ = ["DATA_FOLDER", "MODEL_FOLDER", "PAIRS", "VECTORS", "demo_model", "pairs", "vector", "words"]
+__all__ = [
+    "DATA_FOLDER", "MEASURED_FOLDER", "MODEL_FOLDER", "PAIRS", "VECTORS", "demo_model", "pairs", "vector", "words",
+]  # fmt: skip

@@ -46,6 +46,11 @@ class SweepRequest(Strict):
     operation: Literal["add", "ablate", "clamp", "affine", "rotate"] = "add"
     random: Annotated[int, Field(ge=0, le=1000)] = 100
     neutral: Prompts | None = None
+    repetition: Annotated[list[int], Field(max_length=64)] = Field(
+        default_factory=lambda: list[int](),
+        description="Layers at which texts are generated too, to count what repeats: those of them that are swept, "
+        "beside the best one and the vector's own.",
+    )
     max_kl: Annotated[float, Field(gt=0)] = 0.1
     seed: Seed = 0
     positions: Text | None = None

@@ -8,7 +8,6 @@ import logging
 import re
 import secrets
 import shutil
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -19,12 +18,14 @@ from typing import Any
 from ..files.atomic import replacing
 from .errors import ApiError, is_expected, missing, of_library
 from .metrics import Metrics
+from .worker import Worker
 
 log = logging.getLogger(__name__)
 
 STATUS = ("queued", "running", "succeeded", "failed", "cancelled")
 #: A job at which the server ended so often is not tried again: it may be what ends it.
 ATTEMPTS = 3
+JOB_FILE = "job.json"
 _ID = re.compile(r"job-[0-9a-f]{11,16}-[0-9a-f]{8}")
 
 
@@ -98,8 +99,8 @@ class _Known:
     listeners: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = field(default_factory=list[Any])
 
 
-class Jobs:
-    """The jobs of a server. Its methods may be called from any thread.
+class Jobs(Worker):
+    """The jobs of a server. Its methods may be called from any thread; starting it takes up what an earlier one left.
 
     Args:
         folder: one folder for each job.
@@ -109,25 +110,15 @@ class Jobs:
     """
 
     def __init__(self, folder: Path, kinds: Mapping[str, Work], limit: int, metrics: Metrics) -> None:
+        super().__init__("steersman-jobs")
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._kinds, self._limit, self._metrics = folder, kinds, limit, metrics
-        self._changed = threading.Condition(threading.RLock())
-        self._stopping = False
         self._jobs: dict[str, _Known] = {job.id: _Known(job) for job in _read(folder)}
         self._queue = deque(known.job.id for known in self._jobs.values() if not known.job.ended)
-        self._thread = threading.Thread(target=self._run, name="steersman-jobs", daemon=True)
-
-    def start(self) -> None:
-        """Begin, with what an earlier server left."""
-        self._thread.start()
 
     def stop(self, timeout: float = 10.0) -> None:
         """End at the next sign of progress; the job under way is taken up again by the next server."""
-        with self._changed:
-            self._stopping = True
-            self._changed.notify()
-        if self._thread.is_alive():
-            self._thread.join(timeout)
+        super().stop(timeout)
         for known in list(self._jobs.values()):
             if known.job.status == "running":  # it gave no sign in time, and ends with the process
                 self._become(known, status="queued", attempts=known.job.attempts - 1)
@@ -268,14 +259,14 @@ class Jobs:
             self._metrics.jobs.labels(status).set(count)
 
     def _write(self, job: Job) -> None:
-        with replacing(self._folder / job.id / "job.json") as temporary:
+        with replacing(self._folder / job.id / JOB_FILE) as temporary:
             temporary.write_text(json.dumps(asdict(job), default=str), encoding="utf-8")
 
 
 def _read(folder: Path) -> list[Job]:
     """The jobs that an earlier server left, in the order they came; what cannot be read is passed over."""
     found: list[Job] = []
-    for path in sorted(folder.glob("job-*/job.json")):
+    for path in sorted(folder.glob(f"job-*/{JOB_FILE}")):
         try:
             job = Job(**json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:

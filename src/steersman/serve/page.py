@@ -1,4 +1,4 @@
-"""The page: static files, and the session that its one-time token gives."""
+"""The page: static files, and the session that its one-time token or a key gives."""
 
 from __future__ import annotations
 
@@ -27,14 +27,22 @@ def add(app: FastAPI, gate: Gate) -> None:
         if token is not None:
             session = gate.redeem(token)
             answer = RedirectResponse("/", 303)
-            if session is not None:
-                answer.set_cookie(COOKIE, session, httponly=True, samesite="strict", path="/")
-            return answer
+            return answer if session is None else _with_session(answer, session)
         return _file(STATIC, "index.html")
+
+    @app.post("/session", include_in_schema=False)
+    async def session(request: Request) -> Response:
+        """Exchange a key for a session; the page forgets the key."""
+        return _with_session(Response(status_code=204), gate.admit(request))
 
     @app.get("/{path:path}", include_in_schema=False)
     async def file(path: str) -> Response:
         return _file(STATIC, path)
+
+
+def _with_session(answer: Response, session: str) -> Response:
+    answer.set_cookie(COOKIE, session, httponly=True, samesite="strict", path="/")
+    return answer
 
 
 def _file(folder: Path, name: str) -> Response:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from .errors import ApiError, is_expected, of_library
 from .metrics import Metrics
 from .settings import Limits
 from .stream import Piece, Stream
+from .worker import Worker
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +30,10 @@ GATHER = 0.002
 Post = Callable[[Sequence[tuple[Stream, Piece]]], None]
 
 
-class Scheduler:
+class Scheduler(Worker):
     """Runs streams. ``submit`` and ``cancel`` may be called from any thread.
+
+    It ends after the step under way; what is under way or waiting then fails.
 
     Args:
         model: the model; its generation is this thread's alone.
@@ -41,26 +43,12 @@ class Scheduler:
     """
 
     def __init__(self, model: SteeringModel, limits: Limits, metrics: Metrics, post: Post) -> None:
+        super().__init__("steersman-engine")
         self._model, self._limits, self._metrics, self._post = model, limits, metrics, post
         self._waiting: deque[Stream] = deque()
         self._live: list[Stream] = []
-        self._changed = threading.Condition()
-        self._stopping = False
         self._seconds = 1.0  # that a row has taken lately
         self._begun: dict[Stream, float] = {}
-        self._thread = threading.Thread(target=self._run, name="steersman-engine", daemon=True)
-
-    def start(self) -> None:
-        """Begin."""
-        self._thread.start()
-
-    def stop(self, timeout: float = 10.0) -> None:
-        """End after the step under way; what is under way or waiting fails."""
-        with self._changed:
-            self._stopping = True
-            self._changed.notify()
-        if self._thread.is_alive():
-            self._thread.join(timeout)
 
     @property
     def alive(self) -> bool:

@@ -15,6 +15,8 @@ from .errors import ApiError
 from .settings import Settings
 
 COOKIE = "steersman_session"
+#: Sessions that are known at once.
+SESSIONS = 256
 #: Paths that anybody may ask for: they say nothing but whether the server lives.
 OPEN = ("/health", "/ready")
 #: What a browser may be told to fetch, run and show: this server's own, and nothing else.
@@ -36,12 +38,12 @@ class Gate:
     """Lets requests in.
 
     Keys come as ``Authorization: Bearer KEY``; the page has a session in a cookie, which a one-time token in the URL
-    that is printed gives it. Compared in constant time.
+    that is printed gives it, or a key that is typed in. Compared in constant time.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._sessions: set[str] = set()
+        self._sessions: dict[str, bool] = {}  # and whether it may change things
         self._token: str | None = secrets.token_urlsafe(24) if settings.ui else None
         self._lock = threading.Lock()
 
@@ -56,9 +58,25 @@ class Gate:
             if self._token is None or not _same(token, self._token):
                 return None
             self._token = None
-            session = secrets.token_urlsafe(32)
-            self._sessions.add(session)
-            return session
+        return self._begun(admin=True)
+
+    def admit(self, request: Request) -> str:
+        """A session for a request that has a key, which may do what the key may.
+
+        Raises:
+            ApiError: 401 without a key of this server's.
+        """
+        if not self._has_key(request):
+            raise ApiError(401, "invalid_api_key", "this is no key of this server's")
+        return self._begun(admin=self.is_admin(request))
+
+    def _begun(self, *, admin: bool) -> str:
+        session = secrets.token_urlsafe(32)
+        with self._lock:
+            self._sessions[session] = admin
+            while len(self._sessions) > SESSIONS:  # the oldest goes
+                del self._sessions[next(iter(self._sessions))]
+        return session
 
     def check(self, request: Request) -> None:
         """Refuse what is addressed wrongly, comes from another site, or has no key.
@@ -70,7 +88,7 @@ class Gate:
         self._check_origin(request)
         if request.url.path in OPEN or not request.url.path.startswith(("/v1/", "/metrics", "/openapi.json")):
             return
-        if not self._settings.api_key or self.is_admin(request) or _same(_bearer(request), self._settings.api_key):
+        if not self._settings.api_key or self._has_key(request) or self._session_of(request) is not None:
             return
         given = "is not this server's" if _bearer(request) else "is missing"
         raise ApiError(
@@ -85,8 +103,21 @@ class Gate:
             return True
         if settings.admin_key and _same(_bearer(request), settings.admin_key):
             return True
-        cookie = request.cookies.get(COOKIE, "")
-        return any(_same(cookie, session) for session in self._sessions)
+        return self._session_of(request) is True
+
+    def _has_key(self, request: Request) -> bool:
+        """Whether a request has one of the keys."""
+        keys = [key for key in (self._settings.api_key, self._settings.admin_key) if key is not None]
+        return any(_same(_bearer(request), key) for key in keys)
+
+    def _session_of(self, request: Request) -> bool | None:
+        """Whether the session of a request may change things; None without a session."""
+        cookie, found = request.cookies.get(COOKIE, ""), None
+        with self._lock:
+            known = list(self._sessions.items())
+        for session, admin in known:
+            found = admin if _same(cookie, session) else found
+        return found
 
     def require_admin(self, request: Request) -> None:
         """Raise 403 unless :meth:`is_admin`."""

@@ -31,6 +31,8 @@ from .vectors import Presets, checked_name
 
 #: Seconds that vLLM may take to be reached.
 CONNECT = 5.0
+#: Keys by which a request asks that tokens be drawn.
+_DRAWN = {"temperature", "top_p", "top_k"}
 
 
 def create_proxy(settings: Settings, upstream: str, key: str | None = None) -> FastAPI:
@@ -82,6 +84,8 @@ class Proxy:
         given = found.get("vllm_xargs") or {}
         if not isinstance(given, Mapping) or any(str(name).startswith("steersman") for name in given):
             raise ApiError(400, "invalid_value", "say it in steering, not in vllm_xargs", param="vllm_xargs")
+        if not found.keys() & _DRAWN:  # greedy unless asked, as without vLLM
+            found["temperature"] = 0.0
         base, _, preset = str(found.get("model") or self.settings.name).partition(":")
         steering = found.pop("steering") if "steering" in found else self._preset(preset)
         found["model"] = base

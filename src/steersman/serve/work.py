@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 #: Prompts and new tokens on which repetition is measured.
 TEXTS, TOKENS = 8, 32
 _ROWS = 32
-SWEEP_FILE, STUDY_FILE = "sweep.json", "study.json"
+SWEEP_FILE, STUDY_FILE, ROWS_FILE = "sweep.json", "study.json", "rows.jsonl"
 
 
 def kinds(state: State) -> dict[str, Work]:
@@ -77,14 +77,15 @@ def _sweep(state: State, context: Context) -> Mapping[str, Any]:
     found = sweep(
         state.model, vector, prompts=asked.prompts, target=contrast(asked.positive, asked.negative),
         layers=asked.layers, strengths=asked.strengths, neutral=asked.neutral, operation=asked.operation,
-        random=asked.random, seed=asked.seed, rows=context.folder / "rows.jsonl", progress=context.progress,
+        random=asked.random, seed=asked.seed, rows=context.folder / ROWS_FILE, progress=context.progress,
         **asked.options(),
     )  # fmt: skip
     found.save(context.folder / SWEEP_FILE)
     best = None
     with suppress(DataError):  # no setting moves the target within the budget
         best = found.best(asked.max_kl)
-    layers = sorted({layer for layer in (best and best.layer, vector.layer) if layer in found.layers})
+    wanted = (best and best.layer, vector.layer, *asked.repetition)
+    layers = sorted({layer for layer in wanted if layer in found.layers})
     repetition = {str(layer): _repetition(state.model, found, layer, asked.prompts, context) for layer in layers}
     return {
         "vector": asked.vector, "digest": digest, "max_kl": asked.max_kl, "best": best and asdict(best),
@@ -113,7 +114,7 @@ def _ablate(model: SteeringModel, context: Context) -> Mapping[str, Any]:
     asked = AblationRequest.model_validate(context.request)
     study = ablation_study(
         model, asked.prompts, sites=heads("all"), mode=asked.mode, reference=asked.reference,
-        metric=logit_difference(asked.target, asked.foil), seed=asked.seed,
+        metric=logit_difference(asked.target, asked.foil), seed=asked.seed, rows=context.folder / ROWS_FILE,
         progress=lambda done, of: context.progress("heads", done, of),
     )  # fmt: skip
     document = {"figure": study.figure().document(), "study": study.document()}

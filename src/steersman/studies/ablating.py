@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast, get_args
 
 import numpy as np
@@ -12,7 +14,9 @@ from torch import Tensor
 from ..errors import DataError, InterventionError
 from ..evaluation.controls import random_directions, token_activations
 from ..extraction.activations import TOKEN_BUDGET
+from ..files.finished import Finished
 from ..model import SteeringModel
+from ..model.provenance import describe
 from ..model.tokens import Prompt, Prompts, listed
 from ..operations import Ablate
 from ..plan import Plan
@@ -22,7 +26,7 @@ from .ablation import AblationStudy, Mode, effects
 from .components import Component, SitesLike, components
 from .groups import Group, grouped
 from .measuring import Array, Meter, OneByOne, Trial, measure, runner
-from .metrics import MetricLike, find_metric
+from .metrics import MetricLike, described, find_metric
 from .sources import Means, OtherRun, Source, Zeros, drawn
 
 #: Directions that are projected out: named, or a steering vector's own of each layer.
@@ -43,6 +47,7 @@ def ablation_study(
     controls: int = 40,
     seed: int = 0,
     token_budget: int = TOKEN_BUDGET,
+    rows: str | Path | None = None,
     progress: Progress | None = None,
 ) -> AblationStudy:
     """Ablate each component in turn, and measure what becomes of a metric.
@@ -69,10 +74,13 @@ def ablation_study(
             isotropic one would mostly point where the model writes nothing.
         seed: of resampling, random directions and intervals.
         token_budget: padded tokens per forward pass.
+        rows: a ``.jsonl`` file that each measured component is added to; a study that finds it goes on where it
+            stopped. A metric that is a function is told from others by its name only.
         progress: called with how much is done and of how much.
 
     Raises:
-        DataError, InterventionError, MismatchError, PromptError: before any component is ablated.
+        DataError, InterventionError, MismatchError, PromptError: before any component is ablated; MismatchError also
+            for a file of ``rows`` that was made with other settings, naming those that differ.
     """
     items, _ = listed(prompts)
     if mode not in get_args(Mode):
@@ -90,18 +98,26 @@ def ablation_study(
         "by_position": by_position if mode == "mean" else None,
         "reference": None if reference is None else len(listed(reference)[0]),
     }  # fmt: skip
+    repeated = settings | {
+        "mode": mode, "metric": described(chosen), "token_budget": token_budget, "ids": _hash(ids),
+        "texts": None if reference is None else _hash(listed(reference)[0]),
+        "model": {name: fact for name, fact in describe(model).items() if name != "device"},
+    }  # fmt: skip
     if mode == "directional":
         return _directional(
-            model, cast(Directions, sites), items, groups, meter, where, controls, seed, settings, progress
-        )
+            model, cast(Directions, sites), items, groups, meter, where, controls, seed, settings, progress,
+            lambda plans: Finished(rows, repeated | {"components": _hash([plan.digest for plan in plans])}),
+        )  # fmt: skip
     parts = components(model.shape, cast(SitesLike, sites), "ablation_study()")
     _check_positions(groups, where)
     source = _source(model, items, ids, parts, mode, reference, by_position, seed, token_budget)
     for group in groups:
         source.check(group, where)
+    done = Finished(rows, repeated | {"components": _hash(parts)})
     trials = [Trial(part, where) for part in parts]
     run = runner(model, meter, token_budget)
-    base, values = measure(groups, trials, source, meter, run, progress=counting(progress, len(trials) * len(groups)))
+    count = counting(progress, len(trials) * len(groups))
+    base, values = measure(groups, trials, source, meter, run, progress=count, done=done)
     return AblationStudy(chosen.name, mode, base, values, effects(parts, base, values, seed), settings=settings)
 
 
@@ -124,6 +140,10 @@ def _check_positions(groups: Sequence[Group], where: Positions) -> None:
         raise DataError(f"positions {where} mean no token of any prompt")
 
 
+def _hash(what: object) -> str:
+    return hashlib.sha256(repr(what).encode()).hexdigest()
+
+
 def counting(progress: Progress | None, total: int) -> Callable[[int], None]:
     """A function that is told how much more is done, and tells ``progress`` how much that is of all."""
     done = 0
@@ -143,6 +163,7 @@ def counting(progress: Progress | None, total: int) -> Callable[[int], None]:
 def _directional(
     model: SteeringModel, sites: Directions, items: Sequence[Prompt], groups: Sequence[Group], meter: Meter,
     where: Positions, controls: int, seed: int, settings: dict[str, Any], progress: Progress | None,
+    before: Callable[[Sequence[Plan]], Finished],
 ) -> AblationStudy:  # fmt: skip
     named = _directions(model, sites)
     random = _random_directions(model, items, controls, seed)
@@ -150,15 +171,19 @@ def _directional(
     plans = [Plan(Ablate(direction, positions=where)) for direction in (*named.values(), *random)]
     for plan in plans:
         plan.actions(model.shape)
-    one = OneByOne(model, meter)
+    done, one = before(plans), OneByOne(model, meter)
     total = sum(group.rows for group in groups)
     base, values = np.full(total, np.nan), np.full((len(plans), total), np.nan)
-    for group in groups:
-        own = list(group.numbers)
+    for order, group in enumerate(groups):
+        own, whole = list(group.numbers), f"prompts {order}"
         untouched = one.untouched(group)
-        base[own] = meter(untouched, group).cpu().numpy()
+        done.put(whole, meter(untouched, group).cpu())
+        base[own] = done[whole]
         for number, plan in enumerate(plans):
-            values[number, own] = meter(one.steered(group, plan), group, untouched).cpu().numpy()
+            key = f"{whole} trial {number}"
+            if key not in done:
+                done.put(key, meter(one.steered(group, plan), group, untouched).cpu())
+            values[number, own] = done[key]
             count(1)
     parts = [Component(name, (), "direction") for name in named]
     drawn_effects: Array = (values[len(named) :] - base).mean(1)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UnsupportedError
+from ..files.finished import Finished
 from ..model import SteeringModel
 from ..plan import Plan
 from ..positions import Positions
@@ -124,6 +125,7 @@ def measure(
     compared: Callable[[Group], Tensor] | None = None,
     idle: Callable[[Trial, Group], bool] = lambda trial, group: False,
     progress: Callable[[int], None] = lambda done: None,
+    done: Finished | None = None,
 ) -> tuple[Array, Array]:
     """The metric of every prompt, untouched ``[prompts]`` and in every trial ``[trials, prompts]`` (NaN where a trial
     touches no token of a prompt).
@@ -132,25 +134,31 @@ def measure(
         compared: logits of the run that the metric compares with, if not the untouched one.
         idle: whether a trial is known to change nothing in a group, and need not be run.
         progress: told how many trials of a group are done.
+        done: what was measured before, and is not measured again; what is measured is added to it.
     """
+    done = Finished(None, {}) if done is None else done
     count = sum(group.rows for group in groups)
     base, values = np.full(count, np.nan), np.full((len(trials), count), np.nan)
     number = {id(trial): place for place, trial in enumerate(trials)}
     places = list(dict.fromkeys(place for trial in trials for place in trial.places))
-    for group in groups:
-        untouched = run.untouched(group, trials)
-        reference = untouched if compared is None else compared(group)
-        own = list(group.numbers)
-        base[own] = meter(untouched, group, reference).cpu().numpy()
-        source.prepare(group, places)
-        waiting = [trial for trial in trials if not idle(trial, group)]
-        for trial in trials:
-            values[number[id(trial)], own] = base[own]
-        progress(len(trials) - len(waiting))
-        for trial, logits in run.touched(group, waiting, source):
-            values[number[id(trial)], own] = meter(logits, group, reference).cpu().numpy()
-            progress(1)
-        for trial in trials:
+    for order, group in enumerate(groups):
+        own, whole = list(group.numbers), f"prompts {order}"
+        keys = [f"{whole} trial {place}" for place in range(len(trials))]
+        waiting = [t for t in trials if not idle(t, group) and keys[number[id(t)]] not in done]
+        if waiting or whole not in done:
+            untouched = run.untouched(group, waiting)
+            reference = untouched if compared is None else compared(group)
+            done.put(whole, meter(untouched, group, reference).cpu())
+            progress(len(trials) - len(waiting))
+            source.prepare(group, places)
+            for trial, logits in run.touched(group, waiting, source):
+                done.put(keys[number[id(trial)]], meter(logits, group, reference).cpu())
+                progress(1)
+        else:
+            progress(len(trials))
+        base[own] = done[whole]
+        for place, trial in enumerate(trials):
+            values[place, own] = base[own] if idle(trial, group) else done[keys[place]]
             met = group.selected(trial.positions).any(1).numpy()
-            values[number[id(trial)], [i for i, there in zip(own, met, strict=True) if not there]] = np.nan
+            values[place, [i for i, there in zip(own, met, strict=True) if not there]] = np.nan
     return base, values

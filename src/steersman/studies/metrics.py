@@ -17,7 +17,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import Any, Literal
 
 import torch
@@ -206,6 +206,11 @@ def find_metric(metric: MetricLike) -> Metric:
     if not callable(metric):
         raise InterventionError(f"metric= takes a metric or a function of the logits, got {type(metric).__name__}")
     return _Function(metric)
+
+
+def described(metric: Metric) -> str:
+    """What tells a metric from others, the same in every process; a function is known by its name only."""
+    return metric.name if isinstance(metric, _Function) or not is_dataclass(metric) else repr(metric)
 
 
 def token_ids(model: SteeringModel, answers: Answers, prompts: int, what: str) -> Tensor:

@@ -19,11 +19,11 @@ from ..evaluation.controls import (
     token_activations,
 )
 from ..evaluation.targets.base import Target
+from ..files.finished import Finished
 from ..model import SteeringModel
 from ..model.tokens import Prompts
 from ..vector import SteeringVector
 from .cells import Direction, Grid
-from .finished import Finished
 from .measuring import Measurer
 from .stages import Search
 

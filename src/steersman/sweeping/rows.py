@@ -9,8 +9,8 @@ import numpy as np
 
 from ..evaluation import statistics
 from ..evaluation.items import Array
+from ..files.finished import Finished
 from .cells import Grid
-from .finished import Finished
 from .result import Row
 from .stages import Search
 

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from ..evaluation.items import Array
+from ..files.finished import Finished
 from ..plan import Plan
 from .cells import Cell, Grid
-from .finished import Finished
 from .measuring import Measurer
 
 

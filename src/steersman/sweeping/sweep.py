@@ -13,6 +13,7 @@ from ..errors import DataError
 from ..evaluation.neutral import default_texts
 from ..evaluation.provenance import versions
 from ..evaluation.targets.base import Target
+from ..files.finished import Finished
 from ..model import SteeringModel
 from ..model.provenance import describe
 from ..model.tokens import Prompts
@@ -20,7 +21,6 @@ from ..plan import Plan
 from ..sites import Indices
 from .cells import Direction, Grid, Make, maker
 from .controls import drawn_directions, in_words, random_effects, shuffled_effects
-from .finished import Finished
 from .measuring import Measurer, SideEffects, check_screen, measurer
 from .passes import Way
 from .result import Sweep, checked_strengths

@@ -1,5 +1,7 @@
 import type { ComponentChildren, JSX } from "preact";
-import { useEffect, useId, useRef } from "preact/hooks";
+import { useEffect, useId, useRef, useState } from "preact/hooks";
+import { type Job, remove } from "../api";
+import { shown } from "../charts/scale";
 
 /** A window over the page, or a drawer at its side. The browser keeps the focus in it, and Escape closes it. */
 export function Dialog(props: {
@@ -31,11 +33,23 @@ export function Dialog(props: {
   );
 }
 
-/** Progress of a job, said and drawn. */
-export function Progress(props: { what: string; done: number; of: number }): JSX.Element {
+/** How far a job is, said and drawn, and a way to stop it. */
+export function Progress({ job, doing }: { job: Job; doing: string }): JSX.Element {
+  const [stopping, setStopping] = useState(false);
+  const { what, done, of } = job.progress ?? { what: "", done: 0, of: 1 };
+  const said = stopping ? "stopping" : job.progress ? `${doing}: ${what}, ${shown(done)} of ${shown(of)}` : `waiting for its turn`;
   return (
     <p class="progress" role="status">
-      <progress value={props.done} max={props.of || 1} aria-label={props.what} /> <span>{props.what}</span>
+      <progress value={done} max={of || 1} aria-label={said} /> <span>{said}</span>{" "}
+      <button
+        type="button" class="link" disabled={stopping}
+        onClick={() => {
+          setStopping(true);
+          remove(`/v1/jobs/${job.id}`).catch(() => setStopping(false)); // it has ended meanwhile, or may not be stopped
+        }}
+      >
+        Stop
+      </button>
     </p>
   );
 }

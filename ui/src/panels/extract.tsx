@@ -145,7 +145,7 @@ export function Extract({ close }: { close: () => void }): JSX.Element {
           </div>
         )}
         {failed && <p class="warn" role="alert">{failed}</p>}
-        {running && <Progress what={running.progress ? `reading ${running.progress.what}` : "waiting"} done={running.progress?.done ?? 0} of={running.progress?.of ?? 1} />}
+        {running && <Progress job={running} doing="reading" />}
         <footer>
           <button type="submit" class="primary" disabled={!!running}>Make it</button>
           {vectors.value.some((one) => one.name === name.trim()) && <span class="soft">It will take the place of the direction of that name.</span>}

@@ -92,7 +92,7 @@ export function Export({ close }: { close: () => void }): JSX.Element {
         <label><span class="hidden">Name of the checkpoint</span><input type="text" required pattern="[A-Za-z0-9][A-Za-z0-9._\-]{0,127}" value={name} onInput={(event) => setName(event.currentTarget.value)} /></label>
         <button type="submit" data-file="checkpoint" disabled={!!running}>Bake</button>
       </form>
-      {running && <Progress what={running.progress?.what ?? "waiting"} done={running.progress?.done ?? 0} of={running.progress?.of ?? 1} />}
+      {running && <Progress job={running} doing="writing" />}
       {folder && <p role="status">Written to <code>{folder}</code> in the server's folder.</p>}
     </Dialog>
   );

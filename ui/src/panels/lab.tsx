@@ -3,7 +3,6 @@ import type { JSX } from "preact";
 import { useEffect, useState } from "preact/hooks";
 import { type Chart, type Job, post, postBlob, Refusal, save } from "../api";
 import { draw } from "../charts";
-import { shown as written } from "../charts/scale";
 import { watch } from "../data";
 import { ABLATION } from "../examples";
 import type { Item } from "../plan";
@@ -20,7 +19,7 @@ interface Kind {
 }
 
 export const KINDS: Kind[] = [
-  { id: "dose", name: "Dose", question: "How strong?", how: "Orange is how far the words you named move at each strength. It means something where it leaves the grey band: that is what random directions of the same length do. Below is what it costs: how far all other predictions drift." },
+  { id: "dose", name: "Dose", question: "How strong?", how: "Orange is how far the model moves towards the words below at each strength. It means something where it leaves the grey band: that is what random directions of the same length do. Below is what it costs: how far all other predictions drift." },
   { id: "map", name: "Layers", question: "Which layer?", how: "Each cell is one layer and strength. Press a cell to use that setting. A strong effect at a low cost beats the strongest effect." },
   { id: "tokens", name: "Tokens", question: "Where in the text does it show?", how: "The steered text, read back by the unsteered model: how far each token leans along the direction. The first token is an outlier in most models and sets no colours." },
   { id: "lens", name: "Words", question: "Which words does it write?", how: "The direction sent straight to the vocabulary. Bars that do not reach the dashed line are no more than a random direction would do." },
@@ -152,6 +151,7 @@ export function Lab(): JSX.Element {
         <div class="words">
           <h3>{kind.question}</h3>
           <p>{kind.how}</p>
+          {["dose", "map"].includes(kind.id) && <Words />}
           <Controls kind={kind.id} />
           <Save kind={kind.id} />
         </div>
@@ -161,6 +161,14 @@ export function Lab(): JSX.Element {
       </div>
     </section>
   );
+}
+
+/** The words whose log-probability a sweep measured. */
+function Words(): JSX.Element | null {
+  const request = sweepRequests.value[analyses.value[focused.value ?? ""]?.sweeps[0] ?? ""];
+  if (!found.value.chart || !request) return null;
+  const listed = (words: string[]) => words.map((word) => word.trim()).join(", ");
+  return <p class="soft named">Towards {listed(request.positive)}; away from {listed(request.negative)}.</p>;
 }
 
 function Drawn({ kind }: { kind: string }): JSX.Element {
@@ -197,7 +205,7 @@ function Nothing({ kind }: { kind: string }): JSX.Element {
   if (kind === "heads") return <Ablation />;
   if (!one) return <p class="empty">Make a direction first; then there is something to study.</p>;
   if (kind === "tokens") return <p class="empty">Run a prompt above; its steered text is shown here token by token.</p>;
-  if (under) return <div class="empty"><Progress what={under.progress ? `measuring, ${under.progress.what}` : "waiting to measure"} done={under.progress?.done ?? 0} of={under.progress?.of ?? 1} /></div>;
+  if (under) return <div class="empty"><Progress job={under} doing="measuring" /></div>;
   if (kind === "dose" || kind === "map") {
     return (
       <div class="empty">
@@ -268,7 +276,7 @@ function Ablation(): JSX.Element {
       setFailed(error instanceof Error ? error.message : String(error));
     }
   };
-  if (under) return <div class="empty"><Progress what={under.progress ? `heads, ${written(under.progress.done)} of ${under.progress.of}` : "waiting"} done={under.progress?.done ?? 0} of={under.progress?.of ?? 1} /></div>;
+  if (under) return <div class="empty"><Progress job={under} doing="switching off" /></div>;
   return (
     <form class="empty" onSubmit={(event) => { event.preventDefault(); void start(); }}>
       <p><strong>Switch off every attention head in turn</strong>, and see which of them the answer hangs on.</p>

@@ -2,9 +2,8 @@ import type { JSX } from "preact";
 import { useState } from "preact/hooks";
 import { type Job, post } from "../api";
 import { watch } from "../data";
-import { SWEEPS } from "../examples";
 import { interventionOf, type Item, layersOf } from "../plan";
-import { maxKl, prompt } from "../state";
+import { analyses, layerOf, maxKl, prompt, sweepRequests } from "../state";
 import { Dialog } from "./dialog";
 
 const lines = (text: string) => text.split("\n").map((line) => line.trim()).filter(Boolean);
@@ -13,10 +12,12 @@ const words = (text: string) => text.split(/[,\n]+/).map((word) => word.trim()).
 
 /** Asks for what a sweep needs, and starts it. */
 export function Sweep({ item: one, close }: { item: Item; close: () => void }): JSX.Element {
-  const example = SWEEPS[one.vector];
-  const [prompts, setPrompts] = useState((example?.prompts ?? [prompt.value]).join("\n"));
-  const [positive, setPositive] = useState((example?.positive ?? []).map((word) => word.trim()).join(", "));
-  const [negative, setNegative] = useState((example?.negative ?? []).map((word) => word.trim()).join(", "));
+  // what was asked of this direction before, so that its bands can be compared
+  const before = sweepRequests.value[analyses.value[one.vector]?.sweeps[0] ?? ""];
+  const named = (said: string[] | undefined) => (said ?? []).map((word) => word.trim()).join(", ");
+  const [prompts, setPrompts] = useState((before?.prompts ?? [prompt.value]).join("\n"));
+  const [positive, setPositive] = useState(named(before?.positive));
+  const [negative, setNegative] = useState(named(before?.negative));
   const [strengths, setStrengths] = useState("-3, -2, -1, 0, 1, 2, 3");
   const [layers, setLayers] = useState(one.layers && one.layers !== "all" ? one.layers : "auto");
   const [random, setRandom] = useState(50);
@@ -26,12 +27,14 @@ export function Sweep({ item: one, close }: { item: Item; close: () => void }): 
   const start = async () => {
     setBusy(true);
     setFailed(null);
+    const layer = layerOf(one);
     const { operation = "add", positions, unit, value, alpha, angle } = interventionOf(one);
     try {
       const job = await post<Job>("/v1/sweeps", {
         vector: one.vector, prompts: lines(prompts), positive: words(positive), negative: words(negative),
         layers: layers.trim() === "auto" ? "auto" : layersOf(layers), random,
         strengths: strengths.split(/[,\s]+/).filter(Boolean).map(Number), max_kl: maxKl.value, operation,
+        repetition: layer === null ? [] : [layer],
         ...(positions ? { positions } : {}), ...(unit ? { unit } : {}), ...(value !== undefined ? { value } : {}),
         ...(alpha !== undefined ? { alpha } : {}), ...(angle !== undefined ? { angle } : {}),
       });

@@ -38,9 +38,7 @@ function Card({ one }: { one: Item }): JSX.Element {
     (job) => job.kind === "sweep" && job.request?.vector === one.vector && (job.status === "running" || job.status === "queued"),
   );
   const change = (more: Partial<Item>) => changeItem(one.vector, more);
-  const busy = under ? (
-    <Progress what={under.progress ? `measuring, ${under.progress.what}` : "waiting to measure"} done={under.progress?.done ?? 0} of={under.progress?.of ?? 1} />
-  ) : null;
+  const last = Object.values(jobs.value).filter((job) => job.kind === "sweep" && job.request?.vector === one.vector).at(-1);
   return (
     <li class={`card${one.on ? " on" : ""}`}>
       <div class="top">
@@ -53,7 +51,8 @@ function Card({ one }: { one: Item }): JSX.Element {
           <NumberField step="0.1" value={one.strength} change={(strength) => change({ strength, on: true })} />
         </label>
       </div>
-      <Track item={one} analysis={analysis} busy={busy} sweep={() => setSweeping(true)} change={(strength) => change({ strength, on: true })} />
+      <Track item={one} analysis={analysis} busy={under ? <Progress job={under} doing="measuring" /> : null} sweep={() => setSweeping(true)} change={(strength) => change({ strength, on: true })} />
+      {last?.status === "failed" && <p class="warn" role="alert">It could not be measured: {last.error?.message}</p>}
       <p class="facts">
         {whereOf(one, described?.layer ?? null)}
         {qualityOf(one.vector)}

@@ -1,4 +1,4 @@
-"""What a sweep has measured already, in memory and in a file that is added to line by line."""
+"""What a long study has measured already, in memory and in a file that is added to line by line."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ..errors import MismatchError
 
 
 class Finished:
-    """Values by name, each computed once; with a file, once over all runs of the same sweep.
+    """Values by name, each computed once; with a file, once over all runs of the same study.
 
     Args:
         path: a ``.jsonl`` file, or None to keep them in memory only.
-        settings: of the sweep.
+        settings: of the study.
 
     Raises:
-        MismatchError: the file holds a sweep with other settings.
+        MismatchError: the file holds a study with other settings.
     """
 
     def __init__(self, path: str | Path | None, settings: Mapping[str, Any]) -> None:
@@ -35,7 +35,7 @@ class Finished:
             differ = sorted(key for key in {*first, *plain} if first.get(key) != plain.get(key))
             if differ:
                 raise MismatchError(
-                    f"{path} holds a sweep with other settings ({', '.join(differ)} differ); give another file"
+                    f"{path} was measured with other settings ({', '.join(differ)} differ); give another file"
                 )
             self._known = {entry["key"]: entry["value"] for entry in map(json.loads, whole[1:])}
             if len(whole) < len(lines):
@@ -44,12 +44,23 @@ class Finished:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._path.write_text(json.dumps({"settings": plain}) + "\n", encoding="utf-8")
 
+    def __contains__(self, key: str) -> bool:
+        return key in self._known
+
+    def __getitem__(self, key: str) -> Any:
+        return self._known[key]
+
     def get(self, key: str, compute: Callable[[], Any]) -> Any:
         """A value, computed and written down the first time."""
         if key not in self._known:
-            value = compute()
-            self._known[key] = value.tolist() if isinstance(value, np.ndarray | Tensor) else value
-            if self._path is not None:
-                with self._path.open("a", encoding="utf-8") as opened:
-                    opened.write(json.dumps({"key": key, "value": self._known[key]}) + "\n")
+            self.put(key, compute())
         return self._known[key]
+
+    def put(self, key: str, value: Any) -> None:
+        """Write a value down, unless one is there."""
+        if key in self._known:
+            return
+        self._known[key] = value.tolist() if isinstance(value, np.ndarray | Tensor) else value
+        if self._path is not None:
+            with self._path.open("a", encoding="utf-8") as opened:
+                opened.write(json.dumps({"key": key, "value": self._known[key]}) + "\n")
