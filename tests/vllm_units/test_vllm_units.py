@@ -318,6 +318,36 @@ def test_the_front_end_refuses_what_does_not_fit(tmp_path):
     assert spec_in({"other": 1}) is None
 
 
+def refusing(folder, **given):
+    """A front end of an engine that cannot do all."""
+    return FrontEnd(Registry(folder), shape(), Capacity(64, 32, 40, 6), 40, 16, **given)
+
+
+def test_what_an_engine_cannot_know_it_refuses(tmp_path):
+    two_class().save(tmp_path / "happy.safetensors")
+    when = {"vector": "happy", "layer": 0, "above": 0.0}
+    spread, drafting = refusing(tmp_path, conditions=False), refusing(tmp_path, exact_generation=False)
+    with pytest.raises(UnsupportedError, match="under pipeline parallelism"):
+        spread.resolve({"steersman": spec(when=when)}, 5, 8, None, None)
+    assert spread.resolve({"steersman": spec()}, 5, 8, None, None) is not None
+    told_apart = [
+        {"positions": "generation[1:4]"}, {"positions": "generation[1:]"}, {"strength": [1.0, 2.0, 3.0]},
+        {"positions": "prompt[::2]+generation[::2]"},
+    ]  # fmt: skip
+    for wanted in told_apart:
+        with pytest.raises(UnsupportedError, match="with speculative decoding"):
+            drafting.resolve({"steersman": spec(**wanted)}, 5, 8, None, None)
+    alike = ("all", "prompt", "last", "generation", "last+generation", "prompt[1:3]+generation")
+    for wanted in [*({"positions": positions} for positions in alike), {"strength": [1.0, 2.0]}, {"when": when}]:
+        assert drafting.resolve({"steersman": spec(**wanted)}, 5, 8, None, None) is not None
+    five = [spec(when={**when, "above": threshold})["interventions"][0] for threshold in (0.1, 0.2, 0.3, 0.4, 0.5)]
+    with pytest.raises(UnsupportedError, match="5 conditions, and a request may have 4"):
+        refusing(tmp_path).resolve({"steersman": {"interventions": five}}, 5, 8, None, None)
+    few = front(tmp_path, rows=1)
+    with pytest.raises(UnsupportedError, match="STEERSMAN_ROWS=2"):
+        few.resolve({"steersman": spec(layers=[0, 1])}, 5, 8, None, None)
+
+
 @pytest.mark.parametrize("name", ["../happy", "a/b", ".kept", "", "x" * 200, "a\x00b", "nul\n"])
 def test_hostile_names_reach_no_file(name, tmp_path):
     registry = Registry(tmp_path)
@@ -349,6 +379,29 @@ def test_damaged_files_are_refused_and_leave_nothing(tmp_path):
     (tmp_path / "bad.safetensors").write_bytes(random.Random(0).randbytes(100))
     with pytest.raises(FileFormatError, match="'bad'"):
         registry.digest("bad")
+
+
+def test_an_upload_that_is_too_large_is_refused(tmp_path, monkeypatch):
+    two_class().save(tmp_path / "happy.safetensors")
+    content = (tmp_path / "happy.safetensors").read_bytes()
+    registry = Registry(tmp_path / "other")
+    monkeypatch.setattr("steersman.engines.vllm.registry.MAX_BYTES", len(content) - 1)
+    with pytest.raises(FileFormatError, match="more than"):
+        registry.put("happy", content)
+    assert registry.names() == []
+    monkeypatch.undo()
+    registry.put("happy", content)
+    assert registry.names() == ["happy"]
+
+
+def test_kept_content_that_was_changed_is_refused(tmp_path):
+    registry = Registry(tmp_path)
+    first, second = registry.store(drawn(WIDTH, seed=1)), registry.store(drawn(WIDTH, seed=2))
+    kept = {digest: next(tmp_path.rglob(f"{digest}*")) for digest in (first, second)}
+    kept[first].write_bytes(kept[second].read_bytes())
+    assert torch.equal(Registry(tmp_path)[second], drawn(WIDTH, seed=2))
+    with pytest.raises(FileFormatError, match="not what its name says"):
+        Registry(tmp_path)[first]
 
 
 def test_other_entries_than_vectors_are_kept_by_digest(tmp_path):

@@ -34,10 +34,10 @@ def steer(
 
         launch(hidden, residual, bank, entries, factors, tokens, gates)
         return
-    count, rank = int(index[0]), int(entries[0, 0])
-    if count == 0 or rank == 0:
+    rank = int(entries[0, 0])
+    if rank == 0:  # so it is everywhere in a step without a steered token
         return
-    rows = index[1 : 1 + count]
+    rows = index[1 : 1 + int(index[0])]
     slots = tokens[rows].to(torch.int64)
     found = hidden[rows].to(torch.float32)
     if bool(entries[0, 1]):
