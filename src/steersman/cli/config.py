@@ -18,7 +18,21 @@ from typing import Any, cast
 from .failures import InputError
 
 _COMMANDS = (
-    *("demo", "extract", "generate", "chat", "sweep", "eval", "ablate", "patch", "probe", "analyze", "edit", "vectors"),
+    *(
+        "demo",
+        "extract",
+        "generate",
+        "chat",
+        "sweep",
+        "eval",
+        "ablate",
+        "patch",
+        "probe",
+        "analyze",
+        "edit",
+        "vectors",
+        "choose",
+    ),
     *("convert", "run", "doctor", "serve", "version"),
 )
 _SHARED = ("json", "dry_run", "quiet", "verbose", "seed", "device", "dtype", "offline")
