@@ -145,7 +145,7 @@ def test_what_moves_the_target_the_other_way_is_never_chosen() -> None:
     trials = [LayerTrial({0: 1.0}, -0.5, 0.01), LayerTrial({1: 1.0}, 0.9, 0.2)]
     assert _best(trials, 0.1, -1) == 0
     assert _best(trials, 0.3, 1) == 1
-    with pytest.raises(DataError, match="up within 0.1 nats"):
+    with pytest.raises(DataError, match=r"up within 0\.1 nats"):
         _best(trials, 0.1, 1)
 
 
