@@ -141,7 +141,7 @@ def test_the_choice_is_the_least_bypass_of_those_allowed(chosen) -> None:
 def test_a_direction_that_causes_the_opposite_when_added_will_not_do_at_any_price(planted) -> None:
     against = sm.contrast(" awful", " great")  # what the planted direction brings down
     settings = {"target": against, "layers": [0, 1, 2], "max_kl": 1e3, "random": 0}
-    with pytest.raises(DataError, match="none of 6 directions will do: 6 do not bring the target above 0 .* 0 cost"):
+    with pytest.raises(DataError, match=r"none of 6 directions will do: 6 do not bring the target above 0 .* 0 cost"):
         sm.choose_ablation(planted[0], prompts(" bad"), prompts(" good"), **settings)
 
 

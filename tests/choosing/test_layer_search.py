@@ -58,6 +58,7 @@ def test_single_layers_come_first_and_the_choice_is_no_worse(searched) -> None:
     assert [list(t.weights) for t in searched.trials[:8]] == [[0], [1], [2], [3]] * 2
     assert [t.weights[i % 4] > 0 for i, t in enumerate(searched.trials[:8])] == [True] * 4 + [False] * 4
     assert len(searched.trials) == 8 + 12
+    assert all(t.kl <= 0.05 for t in searched.trials[:4])  # those that the strengths were measured for
     within = [t for t in searched.trials if t.kl <= 0.05]
     assert searched.chosen.tune_effect == max(t.tune_effect for t in within)
     assert searched.single.tune_effect == max(t.tune_effect for t in within if t in searched.trials[:8])
@@ -136,6 +137,16 @@ def test_an_ablation_is_done_in_part_and_a_falling_target_is_a_subtraction(model
     )
     signs = {w > 0 for t in down.trials[8:] for w in t.weights.values()}
     assert signs == {next(iter(down.single.weights.values())) > 0}
+
+
+def test_what_moves_the_target_the_other_way_is_never_chosen() -> None:
+    from steersman.choosing.layer_search import LayerTrial, _best
+
+    trials = [LayerTrial({0: 1.0}, -0.5, 0.01), LayerTrial({1: 1.0}, 0.9, 0.2)]
+    assert _best(trials, 0.1, -1) == 0
+    assert _best(trials, 0.3, 1) == 1
+    with pytest.raises(DataError, match=r"up within 0\.1 nats"):
+        _best(trials, 0.1, 1)
 
 
 def test_without_optuna_it_says_what_to_install(model, monkeypatch: pytest.MonkeyPatch) -> None:

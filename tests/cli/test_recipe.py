@@ -276,6 +276,7 @@ def test_a_dry_run_says_every_command_and_writes_nothing(steer, recipe, folder) 
         (EXTRACT + "\n[[plan.interventions]]\nvector = 'mood'\nstrenght = 2\nlayers = [1]", "strength"),
         ("extract = 3", "write [extract]"),
         ("", "says nothing to do"),
+        ('[generate]\nvector = ["glad:1"]', "steer generate ... --config"),
     ],
 )
 def test_unknown_keys_are_refused_with_the_nearest(steer, recipe, tables, words) -> None:

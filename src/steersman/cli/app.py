@@ -10,6 +10,7 @@ from .. import __version__
 from .ablate import ablate
 from .analyze import analyze
 from .chat import chat
+from .choose import CHOOSE
 from .convert import convert
 from .demo import demo
 from .doctor import doctor
@@ -96,6 +97,10 @@ COMMANDS = {
 
 #: name -> what it is about, and its commands
 GROUPS = {
+    "choose": (
+        "When to steer, what to ablate, which of several ways, over which layers: by measurement.",
+        {name: command(steering=name != "ablation")(function) for name, function in CHOOSE.items()},
+    ),
     "vectors": (
         "List, inspect, share and combine the files that hold vectors.",
         {name: command()(function) for name, function in VECTORS.items()},

@@ -17,9 +17,9 @@ from typing import Any, cast
 
 from .failures import InputError
 
-_COMMANDS = (
-    *("demo", "extract", "generate", "chat", "sweep", "eval", "ablate", "patch", "probe", "analyze", "edit", "vectors"),
-    *("convert", "run", "doctor", "serve", "version"),
+COMMANDS = (
+    *("demo", "extract", "generate", "chat", "sweep", "choose", "eval", "ablate", "patch", "probe", "analyze", "edit"),
+    *("vectors", "convert", "run", "doctor", "serve", "version"),
 )
 _SHARED = ("json", "dry_run", "quiet", "verbose", "seed", "device", "dtype", "offline")
 
@@ -37,7 +37,7 @@ def read(path: Path, command: str, names: Iterable[str]) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is no TOML file", why=str(error), fix="see https://toml.io for the format") from error
     tables = {key: cast("dict[str, Any]", value) for key, value in document.items() if isinstance(value, dict)}
-    _check(path, "at the top", tables, _COMMANDS)
+    _check(path, "at the top", tables, COMMANDS)
     top = {_name(key): value for key, value in document.items() if key not in tables}
     _check(path, "at the top", top, _SHARED)
     own = {_name(key): value for key, value in tables.get(command, {}).items()}

@@ -116,6 +116,7 @@ def read(path: Path) -> Recipe:
     """
     document, digest = _parsed(path)
     tables = {key for key, value in document.items() if isinstance(value, dict)}
+    _check_kind(path, document)
     _known(path, "at the top", document, (*_TOP, *_TABLES))
     for key, kind in _TOP.items():
         value = document.get(key)
@@ -148,6 +149,18 @@ def _parsed(path: Path) -> tuple[dict[str, Any], str]:
         raise InputError(f"{path} is a folder", fix="give a TOML file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is no TOML file", why=str(error), fix="see https://toml.io for the format") from error
+
+
+def _check_kind(path: Path, document: Mapping[str, Any]) -> None:
+    """A file of settings for other commands, such as the server's page exports, is told from a recipe."""
+    from .config import COMMANDS
+
+    for name in COMMANDS:
+        if name not in _TABLES and isinstance(document.get(name), dict):
+            raise InputError(
+                f"{path} holds settings of steer {name}, which is no step of a recipe",
+                fix=f"steer {name} ... --config {path}",
+            )
 
 
 def _known(path: Path, where: str, keys: Iterable[str], known: Iterable[str]) -> None:
