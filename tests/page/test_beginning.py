@@ -9,7 +9,7 @@ from tests.page.conftest import BASELINE, PATIENCE, STEERED, Open, Seen, answer,
 from tests.serve.conftest import Live, demo, serving
 
 from steersman.serve import Settings
-from steersman.serve.packaged import prepare
+from steersman.serve.packaged import PRESETS, prepare
 
 KEYS = {"api_key": "reading-key", "admin_key": "admin-key-1"}
 
@@ -24,7 +24,7 @@ def test_a_server_with_keys(visit: Open, seen: Seen, tmp_path: Path) -> None:
     prepare(demo(), Settings(tmp_path, name="demo"))
     with serving(tmp_path, ui=True, **KEYS) as live:
         page = visit(f"?token={live.app.state.gate.token}", server=live)
-        assert "token" not in page.url
+        assert "?token" not in page.url
         assert answer(page, STEERED) != answer(page, BASELINE)
         # elsewhere there is no session, and the token was good once
         other = visit(f"?token={live.app.state.gate.token or 'gone'}", server=live, wait=False)
@@ -49,6 +49,25 @@ def test_a_server_with_keys(visit: Open, seen: Seen, tmp_path: Path) -> None:
         assert KEYS["api_key"] not in other.evaluate("JSON.stringify([localStorage, document.cookie, location.href])")
 
 
+def test_the_tour_begins_with_what_was_measured(visit: Open, tmp_path: Path) -> None:
+    prepare(demo(), Settings(tmp_path, name="demo"))
+    with serving(tmp_path, ui=True) as live:
+        page = visit(server=live)
+        with live.http() as client:
+            bands = {name: client.get(f"/v1/vectors/{name}/analysis").json()["bands"] for name in PRESETS}
+        for name, (_, layer) in PRESETS.items():
+            band = next(one for one in bands[name] if one["layer"] == layer)
+            shown = card(page, name).locator(".band")
+            assert float(shown.get_attribute("data-low") or "nan") == band["low"]
+            assert float(shown.get_attribute("data-high") or "nan") == band["high"]
+            expect(card(page, name).locator(".caption")).to_contain_text("and repetition ≤ 0.2, on 12 prompts")
+            expect(card(page, name).locator(".caption")).not_to_contain_text("Outside")
+        expect(page.locator('#lab-panel circle[data-series="effect"]')).to_have_count(11)
+        expect(page.locator("#lab-panel .named")).to_contain_text("Towards wonderful, great")
+        page.get_by_role("tab", name="Layers").click()
+        expect(page.locator("#lab-panel rect.cell")).to_have_count(11 * len(bands["happy"]), timeout=PATIENCE)
+
+
 def test_an_empty_folder(visit: Open, live: Live, tmp_path: Path) -> None:
     with serving(tmp_path, ui=True) as bare:
         page = visit(server=bare, wait=False)
@@ -68,3 +87,7 @@ def test_an_empty_folder(visit: Open, live: Live, tmp_path: Path) -> None:
         expect(drawer.get_by_role("heading", name="rainy is ready")).to_be_visible(timeout=PATIENCE)
         drawer.get_by_role("button", name="Try it").click()
         expect(card(page, "rainy").get_by_role("switch")).to_be_checked()
+        # too few examples to choose a layer by: it begins in the middle, and acts
+        expect(card(page, "rainy").locator(".facts")).to_contain_text("At layer 6")
+        expect(page.locator(f"{STEERED} .applied")).to_contain_text("add rainy × 1 at layer 6", timeout=PATIENCE)
+        settled(page)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -25,7 +26,7 @@ def opened(page: Page) -> Locator:
 def test_operations(visit: Open, live: Live, operation: str, number: Any, more: dict[str, Any]) -> None:
     page = visit()
     own = opened(page)
-    own.get_by_label("Operation").select_option(operation)
+    own.locator("label").filter(has_text=re.compile("^Operation")).locator("select").select_option(operation)
     if number:
         own.get_by_label(number[0]).fill(number[1])
         own.get_by_label(number[0]).blur()

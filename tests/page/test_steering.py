@@ -33,18 +33,6 @@ def test_the_first_screen_shows_a_difference(visit: Open, live: Live) -> None:
     expect(card(page, "happy").get_by_role("switch")).to_be_checked()
     expect(card(page, "formal").get_by_role("switch")).not_to_be_checked()
     expect(page.locator(f"{STEERED} .applied")).to_contain_text("add happy × 1 at layer 8: touched 1 of the prompt")
-    # how far it may go is on the track, and what was measured is below
-    with live.http() as client:
-        analysis = client.get("/v1/vectors/happy/analysis").json()
-    band = next(one for one in analysis["bands"] if one["layer"] == 8)
-    shown = card(page, "happy").locator(".band")
-    assert [float(shown.get_attribute(f"data-{end}") or "nan") for end in ("low", "high")] == [
-        band["low"],
-        band["high"],
-    ]
-    expect(card(page, "happy").locator(".caption")).to_contain_text("and repetition ≤ 0.2, on 12 prompts")
-    expect(page.locator('#lab-panel circle[data-series="effect"]')).to_have_count(11)
-    expect(page.locator("#lab-panel .named")).to_contain_text("Towards wonderful, great")
     # each token has the projection that the API gives
     expect(page.locator(f"{STEERED} .token").first).to_be_visible(timeout=PATIENCE)
     with live.http() as client:

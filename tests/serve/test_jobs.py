@@ -20,8 +20,10 @@ from tests.serve.conftest import PATIENCE, Live, demo
 
 import steersman as sm
 from steersman import demo as packaged
-from steersman.serve.jobs import ATTEMPTS, Context, Jobs
+from steersman.serve.job_schema import AblationRequest
+from steersman.serve.jobs import ATTEMPTS, CancelledError, Context, Jobs
 from steersman.serve.metrics import Metrics
+from steersman.serve.work import kinds
 
 POSITIVE = ["I love this", "What a great day", "It is good", "This is wonderful"]
 NEGATIVE = ["I hate this", "What a bad day", "It is awful", "This is terrible"]
@@ -289,6 +291,29 @@ def _wait(held: Any) -> None:
     while not held():
         assert time.monotonic() < until
         time.sleep(0.02)
+
+
+def test_a_killed_ablation_goes_on_with_the_heads_that_are_not_measured(live: Live, tmp_path: Path) -> None:
+    asked = {"prompts": ["I love this song. The singer was", "I love this. It was"], "target": " great", "foil": " bad"}
+    request = AblationRequest.model_validate(asked).model_dump(mode="json")
+    work, rows = kinds(live.state)["ablation"], tmp_path / "rows.jsonl"
+
+    def killed(what: str, done: int, of: int) -> None:
+        if done >= of // 3:
+            raise CancelledError
+
+    with pytest.raises(CancelledError):
+        work(Context(request, tmp_path, killed))
+    before = rows.read_bytes()
+    assert 5 < before.count(b"\n") < live.model.n_layers * live.model.n_heads
+    found = work(Context(request, tmp_path, lambda what, done, of: None))
+    assert rows.read_bytes().startswith(before)
+    own = sm.ablation_study(
+        demo(), asked["prompts"], sites=sm.heads("all"), mode="mean", metric=sm.logit_difference(" great", " bad")
+    )
+    assert [one["component"] for one in found["top"][:3]] == [one.component.label for one in own.top(3)]
+    for one, expected in zip(found["top"], own.top(10), strict=True):
+        assert one["effect"] == pytest.approx(expected.effect.value, abs=1e-5)
 
 
 def test_packaged_pairs_are_known_for_packaged_vectors(live: Live) -> None:

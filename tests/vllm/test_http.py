@@ -2,7 +2,10 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
+import httpx
+import openai
 import pytest
 import torch
 from tests.vllm.mixes import vectors
@@ -10,6 +13,10 @@ from tests.vllm.server import Server, body
 
 import steersman as sm
 from steersman.model.loading import demo_folder
+from steersman.serve import Settings
+from steersman.serve.running import bound, in_thread
+from steersman.serve.running import server as listening_server
+from steersman.serve.vllm import create_proxy
 
 PROMPTS = ["The weather today is", "I think the movie was", "The capital of France is", "The song was", "My brother"]
 POSITIONS = ("last+generation", "all", "generation", "prompt", "last")
@@ -194,3 +201,74 @@ def test_stats_tell_what_was_steered(server):
     (worker,) = server.call("GET", "/v1/steersman/stats")[1]["workers"]
     assert worker["steered_steps"] > steps
     assert worker["self_check"] == "passed"
+
+
+# -- with steer serve --engine vllm in front ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def proxied(server, tmp_path_factory):
+    settings = Settings(tmp_path_factory.mktemp("before"), port=0, name="m")
+    listening = bound(settings)
+    settings = replace(settings, port=listening.getsockname()[1])
+    app = create_proxy(settings, f"http://127.0.0.1:{server.port}")
+    app.state.proxy.presets.put("strong", spec("v1", 3.0))
+    with in_thread(listening_server(app, settings), listening):
+        yield f"http://127.0.0.1:{settings.port}"
+
+
+@pytest.fixture(scope="module")
+def client(proxied):
+    direct = httpx.Client(timeout=120, verify=False, trust_env=False)
+    return openai.OpenAI(base_url=f"{proxied}/v1", api_key="none", max_retries=0, http_client=direct)
+
+
+def test_in_front_of_it_completions_and_chats_are_steered_streamed_or_not(client, model, pool):
+    steer = spec("v1", 3.0)
+    wanted = model.generate(PROMPTS[0], steer=plan_of(steer, pool), max_new_tokens=12)
+    plain = model.generate(PROMPTS[0], max_new_tokens=12)
+    assert wanted != plain
+    for name, more, expected in (
+        ("m", {"steering": steer}, wanted), ("m", {"steering": ["v1:3@8"]}, wanted), ("m:strong", {}, wanted),
+        ("m:strong", {"steering": None}, plain), ("m", {}, plain),
+    ):  # fmt: skip
+        asked = {"model": name, "prompt": PROMPTS[0], "max_tokens": 12, "extra_body": more}
+        assert client.completions.create(**asked).choices[0].text == expected
+        chunks = list(client.completions.create(**asked, stream=True))
+        assert "".join(chunk.choices[0].text for chunk in chunks if chunk.choices) == expected
+
+    chat = [{"role": "user", "content": "Tell me about the weather."}]
+    asked = {"model": "m", "messages": chat, "max_tokens": 12, "extra_body": {"steering": steer}}
+    text = model.generate(chat, steer=plan_of(steer, pool), max_new_tokens=12)
+    assert client.chat.completions.create(**asked).choices[0].message.content == text
+    chunks = list(client.chat.completions.create(**asked, stream=True))
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == text
+
+
+def test_in_front_of_it_refusals_say_why(client):
+    for steering, message in (
+        (spec("nobody"), "no vector named 'nobody'"), (spec(operation="rotate", angle=0.5), "rotation"),
+        (spec(strength=1e9), "strength"), (spec(layers=[99]), "layer 99"), (3, "steering"),
+    ):  # fmt: skip
+        with pytest.raises(openai.BadRequestError, match=message):
+            client.completions.create(model="m", prompt=PROMPTS[0], max_tokens=4, extra_body={"steering": steering})
+    with pytest.raises(openai.NotFoundError, match="strnog"):
+        client.completions.create(model="m:strnog", prompt=PROMPTS[0])
+    assert client.completions.create(model="m", prompt=PROMPTS[0], max_tokens=2).choices[0].text
+
+
+def test_in_front_of_it_vectors_are_stored_where_vllm_reads_them(proxied, client, model, tmp_path):
+    new = sm.SteeringVector({8: 6 * torch.randn(model.d_model, generator=torch.Generator().manual_seed(13))})
+    new.save(tmp_path / "new.safetensors")
+    with httpx.Client(base_url=proxied, timeout=120, verify=False, trust_env=False) as http:
+        stored = http.put("/v1/vectors/fresh", content=(tmp_path / "new.safetensors").read_bytes())
+        assert stored.status_code == 200, stored.text
+        assert "fresh" in {one["name"] for one in http.get("/v1/vectors").json()["vectors"]}
+        asked = {"model": "m", "prompt": PROMPTS[0], "max_tokens": 12, "extra_body": {"steering": ["fresh:1@8"]}}
+        wanted = model.generate(PROMPTS[0], steer=sm.Add(new, layers=8), max_new_tokens=12)
+        assert client.completions.create(**asked).choices[0].text == wanted
+        assert http.put("/v1/vectors/bad", content=b"\x00" * 64).status_code == 400
+        assert http.delete("/v1/vectors/fresh").status_code == 200
+        with pytest.raises(openai.BadRequestError, match="fresh"):
+            client.completions.create(**asked)
+        assert http.get("/ready").status_code == 200

@@ -48,8 +48,12 @@ const ordered = (found: Described[]) =>
 
 function begin(one: Described, preset: Record<string, any>[] | undefined): Item {
   const only = preset?.length === 1 ? itemOf(preset[0]!) : null;
-  return only && only.vector === one.name ? { ...only, on: false } : item(one.name);
+  return only && only.vector === one.name ? { ...only, on: false } : fresh(one);
 }
+
+/** A direction that nobody has set yet: at its chosen layer; made from too few examples to have one, in the middle. */
+const fresh = (one: Described): Item =>
+  item(one.name, one.layer === null ? { layers: String(one.layers[Math.floor(one.layers.length / 2)] ?? "") } : {});
 
 /** The first screen: a difference, not a form. */
 function first(): void {
@@ -85,7 +89,7 @@ export async function refreshVectors(act?: string): Promise<void> {
     vectors.value = usable;
     const kept = items.value.filter((one) => usable.some((other) => other.name === one.vector));
     const known = new Set(kept.map((one) => one.vector));
-    items.value = [...usable.filter((one) => !known.has(one.name)).map((one) => item(one.name)), ...kept].map((one) =>
+    items.value = [...usable.filter((one) => !known.has(one.name)).map(fresh), ...kept].map((one) =>
       one.vector === act ? { ...one, on: true } : one,
     );
   });
