@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import optuna
@@ -137,6 +138,39 @@ def test_an_ablation_is_done_in_part_and_a_falling_target_is_a_subtraction(model
     )
     signs = {w > 0 for t in down.trials[8:] for w in t.weights.values()}
     assert signs == {next(iter(down.single.weights.values())) > 0}
+
+
+def test_what_random_directions_do_beyond_the_budget_does_not_count() -> None:
+    from steersman.choosing.layer_search import LayerTrial, _p_value
+
+    within, beyond = np.where(np.arange(19) % 2, 1.0, -1.0), np.r_[100.0, np.zeros(18)]
+    drawn = {1: within, 2: beyond}
+    tried = SimpleNamespace(
+        trials=[LayerTrial({1: 1.0}, 3.0, 0.05), LayerTrial({2: 1.0}, 3.0, 0.2)], base=np.zeros(4),
+        plans=[sm.Plan(sm.Add(torch.ones(8), layers=layer)) for layer in (1, 2)], moved=[np.full(4, 3.0)] * 2,
+        effects=SimpleNamespace(values=lambda plans: np.repeat(drawn[next(iter(plans[0][0].layers))][:, None], 4, 1)),
+    )  # fmt: skip
+    assert _p_value(tried, 0, np.arange(4), 0.1, 19, 0, None) == 1 / 20
+    assert _p_value(tried, 0, np.arange(4), 0.3, 19, 0, None) == 2 / 20
+
+
+def test_a_vector_turned_round_is_searched_the_other_way(model) -> None:
+    settings = SETTINGS | {"random": 0, "trials": 4}
+    ways = []
+    for v in (vector(model), -vector(model)):
+        found = sm.choose_layers(model, v, **settings)
+        ways.append(next(iter(found.single.weights.values())) > 0)
+        assert {w > 0 for t in found.trials[8:] for w in t.weights.values()} == {ways[-1]}
+    assert sorted(ways) == [False, True]
+
+
+def test_the_front_of_a_falling_target_falls() -> None:
+    from steersman.choosing.layer_search import LayerSearch, LayerTrial
+
+    effects = {0.01: -0.2, 0.02: 0.9, 0.03: -0.1, 0.04: -0.5}
+    trials = tuple(LayerTrial({0: 1.0}, effect, kl) for kl, effect in effects.items())
+    found = LayerSearch(trials, trials[3], trials[3], None, None, None, {"sign": -1}, sm.Plan())
+    assert [t.kl for t in found.pareto()] == [0.01, 0.04]
 
 
 def test_what_moves_the_target_the_other_way_is_never_chosen() -> None:

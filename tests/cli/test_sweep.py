@@ -108,8 +108,8 @@ def test_a_dry_run_counts_and_writes_nothing(steer, model, vectors, prompts, tmp
         "sweep", model, "-v", vectors / "glad.safetensors", *TARGET, *prompts, "-o", out, "--dry-run", "--json"
     )
     document = json.loads(found.out)
-    assert document["cells"] == 9
-    assert document["control_cells"] == 3 * 2 * 9
+    assert document["cells"] == 2 * 3  # auto leaves out the first of three layers
+    assert document["control_cells"] == 2 * 2 * 9
     assert not out.exists()
 
 

@@ -84,7 +84,8 @@ def condition(
         found = choose_condition(loaded, find(run, along, loaded), *sides, **options)
     made = None
     if plan is not None:
-        made = Plan([replace(item, when=found.when) for item in plan], found.evidence())  # pyright: ignore[reportCallIssue]
+        items: list[Any] = list(plan)
+        made = Plan([replace(item, when=found.when) for item in items], found.evidence())
         made.actions(loaded.shape)
     _deliver(run, "condition", found.frame(), found.evidence(), made, target)
     say.condition(run, found, made, target)
