@@ -13,8 +13,8 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
 import steersman as sm
-from steersman.engines.vllm.registry import Registry
 from steersman.engines.vllm.requests import carried
+from steersman.registry import Registry
 from vllm import SamplingParams
 
 RANK = 4

@@ -15,13 +15,13 @@ from steersman.engines.vllm.blocks import block_key, program_keys
 from steersman.engines.vllm.kernel import steer
 from steersman.engines.vllm.packing import pack
 from steersman.engines.vllm.places import shape_from
-from steersman.engines.vllm.registry import Registry
 from steersman.engines.vllm.requests import Compiler, FrontEnd, Resolved, carried, spec_in
 from steersman.engines.vllm.segments import resolve
 from steersman.engines.vllm.settings import Settings
 from steersman.engines.vllm.tables import Capacity, Program, Tables
 from steersman.engines.vllm.worker import WorkerSteering
 from steersman.errors import FileFormatError, MismatchError, NotAppliedError, SpecError, UnsupportedError
+from steersman.registry import Registry
 
 WIDTH, CAPACITY = 8, Capacity(tokens=64, slots=32, rows=40, rank=6)
 

@@ -53,7 +53,7 @@ function begin(one: Described, preset: Record<string, any>[] | undefined): Item 
 
 /** A direction that nobody has set yet: at its chosen layer; made from too few examples to have one, in the middle. */
 const fresh = (one: Described): Item =>
-  item(one.name, one.layer === null ? { layers: String(one.layers[Math.floor(one.layers.length / 2)] ?? "") } : {});
+  item(one.name, one.layer == null ? { layers: String(one.layers[Math.floor(one.layers.length / 2)] ?? "") } : {});
 
 /** The first screen: a difference, not a form. */
 function first(): void {

@@ -43,7 +43,7 @@ function Head(): JSX.Element {
   const name = model.value?.id;
   return (
     <header class="head">
-      <a class="skip" href="#prompt" onClick={(event) => { event.preventDefault(); document.querySelector<HTMLElement>(".prompt textarea")?.focus(); }}>Skip to the prompt</a>
+      {!locked.value && <a class="skip" href="#prompt" onClick={(event) => { event.preventDefault(); document.querySelector<HTMLElement>(".prompt textarea")?.focus(); }}>Skip to the prompt</a>}
       <div class="brand">
         <svg viewBox="0 0 32 32" width="28" height="28" aria-hidden="true"><path class="rest" d="M4 23h24" /><path class="turn" d="M4 23C14 23 15 9 28 9" /></svg>
         <h1>Steersman</h1>

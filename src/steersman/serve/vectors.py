@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from .. import spec
-from ..engines.vllm.registry import Registry
 from ..errors import FileFormatError, SpecError, SteersmanError
 from ..files.atomic import replacing
+from ..registry import Registry
 from ..shape import ModelShape
 from ..vector import SteeringVector
 from .errors import ApiError, missing

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UnsupportedError
+from ...registry import Registry
 from ...shape import ModelShape
 from .install import blocks_of, install, register_ops, spots
 from .places import layout_of, places, shape_from
 from .reading import Readings
-from .registry import Registry
 from .requests import Compiler, FrontEnd
 from .seams import refuse
 from .selfcheck import self_check

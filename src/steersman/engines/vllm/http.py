@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import FileFormatError, SpecError, SteersmanError
-from .registry import MAX_BYTES, Registry
+from ...registry import MAX_BYTES, Registry
 from .settings import Settings
 
 PREFIX = "/v1/steersman"

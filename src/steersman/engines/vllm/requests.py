@@ -18,11 +18,11 @@ from ... import spec
 from ...errors import BoundaryError, SpecError, UnsupportedError
 from ...plan import Plan, PlanLike
 from ...positions import ENDLESS, MarkerEnd
+from ...registry import Registry
 from ...shape import ModelShape
 from .blocks import program_keys
 from .packing import Packed, pack
 from .reading import READ, Reading
-from .registry import Registry
 from .segments import Steering, resolve
 from .settings import CONDITIONS, KEY
 from .tables import Capacity

@@ -15,9 +15,9 @@ from ...errors import MismatchError, UnsupportedError
 from ...model.loading import demo_folder
 from ...model.tokens import Prompts, Tokens, listed
 from ...plan import Plan, PlanLike
+from ...registry import Registry
 from .engine import shape_of
 from .reading import READ, Reading
-from .registry import Registry
 from .requests import carried
 from .settings import KEY, Settings, switched_off
 

@@ -22,11 +22,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ...entries import Entry, entry_from, entry_parts
-from ...errors import FileFormatError, SpecError
-from ...files import container
-from ...files.atomic import replacing
-from ...vector import SteeringVector
+from .entries import Entry, entry_from, entry_parts
+from .errors import FileFormatError, SpecError
+from .files import container
+from .files.atomic import replacing
+from .vector import SteeringVector
 
 #: The kind of a native file that holds a tensor, values or an eraser rather than a steering vector.
 KIND = "entry"
