@@ -1,6 +1,6 @@
 """What extraction costs: ``extract`` over the bare forward pass that it cannot do without.
 
-python -m benchmarks.extract [--runs 31] [--memory]
+python -m benchmarks.extract [--runs 31] [--kinds plain chat] [--layers 4 all] [--quality without with] | --memory
 
 The **limit** is the forward pass of the base model over the same tokens (tokenised beforehand), in batches of similar
 length under the same token budget, without hooks, without the unembedding, stopped after the deepest layer needed. The
@@ -27,7 +27,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import steersman as sm
 from benchmarks.timing import compare, machine
 
-WIDTH, LAYERS, PAIRS, CHATS, BUDGET = 256, 8, 256, 64, 1024
+WIDTH, LAYERS, PAIRS, CHATS, BUDGET = 256, 8, 256, 128, 1024
 MIDDLE = LAYERS // 2
 NARROW = 64
 LETTERS = "abcdefghijklmnopqrstuvwxyz    "
@@ -145,6 +145,9 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=31)
+    parser.add_argument("--kinds", nargs="+", default=["plain", "chat"])
+    parser.add_argument("--layers", nargs="+", default=[str(MIDDLE), "all"])
+    parser.add_argument("--quality", nargs="+", default=["without", "with"])
     parser.add_argument("--memory", action="store_true", help="measure peak memory instead")
     parser.add_argument("--one-memory", nargs=2, type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -160,24 +163,26 @@ def main() -> None:
         return
     model = build()
     print("speed as a share of the limit: median [95% interval] of paired runs")
-    for kind, pairs in (("plain", plain_pairs(PAIRS)), ("chat", chat_pairs(CHATS))):
+    for kind in given.kinds:
+        pairs = plain_pairs(PAIRS) if kind == "plain" else chat_pairs(CHATS)
         rows = encoded(model, pairs)
         lengths = sorted(map(len, rows))
         print(
             f" {len(rows) // 2} {kind} pairs: {len(rows)} texts of {lengths[0]} to {lengths[-1]} tokens (median "
             f"{lengths[len(lengths) // 2]}), {sum(lengths)} tokens, of which {shared(rows):.0%} in shared beginnings"
         )
-        for quality in (False, True):
-            for what, layers in ((f"layer {MIDDLE}", MIDDLE), ("all layers", "all")):
-                deepest = MIDDLE if layers == MIDDLE else LAYERS - 1
+        for how in given.quality:
+            for asked in given.layers:
+                layers, deepest = ("all", LAYERS - 1) if asked == "all" else (int(asked), int(asked))
+                quality = how == "with"
 
                 def ours(pairs=pairs, layers=layers, quality=quality) -> object:
                     return sm.extract(model, pairs, layers=layers, quality=quality, token_budget=BUDGET, progress=False)
 
                 # the limit over the candidate: how many times as fast the candidate is
                 ratio = compare(limit(model, rows, deepest), ours, given.runs // 3 if quality else given.runs)
-                how = "with quality" if quality else ""
-                print(f"  {what:11s} {how:13s} {ratio}", flush=True)
+                what = "all layers" if asked == "all" else f"layer {asked}"
+                print(f"  {what:11s} {how:7s} quality {ratio}", flush=True)
 
 
 if __name__ == "__main__":

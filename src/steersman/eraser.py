@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .errors import InterventionError, MismatchError
 from .shape import ModelShape
-from .sites import check_component, layer_index
+from .sites import check_component, layer_index, layer_ranges
 from .tensors import checked
 from .vector import Origin, check_text
 
@@ -52,6 +52,12 @@ class Eraser:
 
     def __getitem__(self, layer: int) -> tuple[Tensor, Tensor, Tensor]:
         return self.maps[layer]
+
+    def __repr__(self) -> str:
+        ranks = sorted({write.shape[1] for write, _, _ in self.maps.values()})
+        parts = [repr(self.name)] if self.name else []
+        parts += [f"layers {layer_ranges(self.layers)}", f"rank {layer_ranges(ranks)}", self.site]
+        return f"Eraser({', '.join(parts)})"
 
     def leaves(self) -> list[tuple[str, Tensor]]:
         """Its tensors, named."""

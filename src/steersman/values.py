@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .errors import InterventionError, MismatchError
 from .files import container
-from .sites import check_component, layer_index
+from .sites import check_component, layer_index, layer_ranges
 from .tensors import checked
 from .vector import Origin, check_text
 
@@ -62,6 +62,13 @@ class LayerValues:
 
     def __len__(self) -> int:
         return len(self.tensors)
+
+    def __repr__(self) -> str:
+        shapes = sorted({tuple(tensor.shape) for tensor in self.tensors.values()})
+        each = " or ".join(str(list(shape)) for shape in shapes[:2]) if len(shapes) < 3 else "tensors of several shapes"
+        parts = [repr(self.name)] if self.name else []
+        parts += [f"layers {layer_ranges(self.layers)}", f"{each} each", *([self.site] if self.site else [])]
+        return f"{type(self).__name__}({', '.join(parts)})"
 
     def leaves(self) -> list[tuple[str, Tensor]]:
         """Its tensors, named."""

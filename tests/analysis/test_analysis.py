@@ -151,6 +151,9 @@ def test_an_adapted_unembedding_is_asked_with_its_adapter() -> None:
 def test_a_lens_as_a_table_and_a_figure(model: sm.SteeringModel, tmp_path: Path) -> None:
     found = sm.lens(model, vector(layer=2), k=4)
     frame = found.frame()
+    lines = str(found).splitlines()
+    assert len(lines) == 6
+    assert all(repr(token) in line for (token, _), line in zip(found.boosted, lines[1:5], strict=True))
     assert frame["logit"].tolist() == [logit for _, logit in (*found.boosted, *found.suppressed)]
     assert (found.layer, found.name) == (2, "happy")
     path = tmp_path / "lens.svg"

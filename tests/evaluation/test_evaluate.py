@@ -89,6 +89,10 @@ def test_everything_goes_into_json_and_a_frame(tmp_path) -> None:
     assert set(document["samples"][0]["texts"]) == {"-", "0", "+"}
     assert document["model"]["fingerprint"]
     frame = found().frame()
+    for row, line in zip(found().rows, str(found()).splitlines()[1:], strict=True):
+        assert line.split()[0] == row.name
+        assert line.endswith(row.verdict)
+    assert len(repr(found())) < 300
     assert list(frame.metric) == [row.name for row in found().rows]
     path = tmp_path / "e.json"
     found().save(path)

@@ -16,7 +16,7 @@ import steersman as sm
 from steersman.extraction.consistency import consistency
 from steersman.extraction.leakage import leakage
 from steersman.extraction.methods import METHODS
-from steersman.extraction.quality import FOLDS, SHUFFLES, measure
+from steersman.extraction.quality import FOLDS, SHUFFLES, _auroc, _bootstrap_auroc, measure
 
 module = sys.modules["steersman.extraction.examples"]  # the name leads to the function
 
@@ -31,6 +31,47 @@ def pairs(n: int, shift: float, seed: int = 0, width: int = 16) -> tuple[Tensor,
 
 def names(n: int) -> list[str]:
     return [str(i) for i in range(n)]
+
+
+# -- separation -------------------------------------------------------------------------------------------------
+
+
+@given(seed=st.integers(0, 500), shift=st.floats(0, 0.5))
+def test_the_interval_of_the_auroc_holds_the_auroc_also_of_pairs_that_differ_by_a_little_alike(
+    seed: int, shift: float
+) -> None:
+    base = np.random.default_rng(seed).normal(size=12)
+    scores, labels = np.r_[base + shift, base], np.r_[np.ones(12, bool), np.zeros(12, bool)]
+    sources = np.r_[np.arange(12), np.arange(12)]
+    picks = np.random.default_rng(seed).integers(0, 12, (200, 12))
+    drawn = _bootstrap_auroc(scores, labels, sources, picks)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    assert low - 1e-9 <= _auroc(scores, labels) <= high + 1e-9
+
+
+def test_sources_are_compared_with_themselves_and_with_others_as_often_as_in_the_whole() -> None:
+    scores, labels = np.array([3.0, 1.0, 2.0, 2.0, 0.0]), np.array([True, True, False, False, False])
+    sources = np.array([0, 1, 0, 1, 1])  # of 6 comparisons, 3 are within a source
+    picks = np.array([[0, 1, 1], [0, 0, 1], [1, 0, 1]])
+    by_hand = []
+    for pick in picks:
+        rates: dict[bool, list[float]] = {True: [], False: []}
+        for first in pick:
+            for second in pick:
+                times = 1 if first != second else 1 / np.count_nonzero(pick == first)
+                for high in scores[labels & (sources == first)]:
+                    for low in scores[~labels & (sources == second)]:
+                        rates[bool(first == second)].append(times)
+                        rates[bool(first == second)].append(times * ((high > low) + 0.5 * (high == low)))
+        by_hand.append(np.mean([sum(r[1::2]) / sum(r[::2]) for r in rates.values()]))
+    assert _bootstrap_auroc(scores, labels, sources, picks).tolist() == pytest.approx(by_hand)
+
+
+def test_a_resample_of_one_class_says_nothing() -> None:
+    labels = np.array([True, False])
+    drawn = _bootstrap_auroc(np.array([1.0, 0.0]), labels, np.array([0, 1]), np.array([[0, 0], [0, 1], [1, 1]]))
+    assert np.isnan(drawn).tolist() == [True, False, True]
+    assert drawn[1] == 1
 
 
 # -- agreement of pairs -----------------------------------------------------------------------------------------

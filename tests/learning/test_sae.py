@@ -63,9 +63,10 @@ def test_hook_points_are_sites(tmp_path: Path, hook: str, site: str) -> None:
 @pytest.mark.parametrize("dtype", ["<f4", "<f8", ">f4", "<f2"])
 def test_a_feature_of_gemma_scope_is_its_decoder_row(tmp_path: Path, order: str, dtype: str) -> None:
     folder = scope(tmp_path / "sae", W_dec=np.array(DECODER.numpy(), dtype=dtype, order=order))  # type: ignore[call-overload]
-    vector = sm.sae_direction(folder, 3, layer=20, site="mlp_out", name="birds")
     tolerance = 1e-3 if dtype == "<f2" else 0
-    torch.testing.assert_close(vector[20], DECODER[3], rtol=tolerance, atol=tolerance)
+    for index in (3, -2, -7):
+        vector = sm.sae_direction(folder, index, layer=20, site="mlp_out", name="birds")
+        torch.testing.assert_close(vector[20], DECODER[index], rtol=tolerance, atol=tolerance)
     assert (vector.site, vector.name) == ("mlp_out", "birds")
 
 

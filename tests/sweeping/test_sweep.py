@@ -271,4 +271,6 @@ def test_figures_carry_the_numbers(swept, tmp_path) -> None:
     assert svg.count("<svg") == 1
     assert "Dose and response at layer 1" in found.dose_response(layer=1)
     frame = found.frame()
+    assert len(str(found).splitlines()) == len(found) + 1
+    assert repr(found).startswith(f"Sweep({len(found)} cells of layers ")
     assert list(frame["layer"]) == [0] * 3 + [1] * 3 + [2] * 3

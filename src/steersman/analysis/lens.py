@@ -54,6 +54,14 @@ class Lens:
     layer: int | None
     name: str
 
+    def __str__(self) -> str:
+        """Both lists side by side."""
+        lines = [f"{'boosted':>14s}  {'logit':>7s}   {'suppressed':>14s}  {'logit':>7s}"]
+        for (up, more), (down, less) in zip(self.boosted, self.suppressed, strict=True):
+            lines.append(f"{up!r:>14s}  {more:+7.2f}   {down!r:>14s}  {less:+7.2f}")
+        beyond = "" if self.control is None else f"; random directions reach {self.control:.2f}"
+        return "\n".join([*lines, self.how + beyond])
+
     def frame(self) -> pd.DataFrame:
         """One row per listed token: side, rank, token, id, logit, and whether it is beyond the control."""
         import pandas as pd

@@ -58,6 +58,17 @@ class Evaluation:
     def __contains__(self, name: object) -> bool:
         return any(row.name == name for row in self.rows)
 
+    def __repr__(self) -> str:
+        return f"Evaluation({', '.join(row.name for row in self.rows)})"
+
+    def __str__(self) -> str:
+        """The table that :meth:`frame` holds, without its details."""
+        columns = ["metric", "unit", "base", "steered", "difference", "low", "high", "control", "verdict"]
+        return self.frame()[columns].to_string(index=False, na_rep="", float_format="{:.3f}".format)
+
+    def _repr_html_(self) -> str:
+        return str(self.frame().to_html(index=False, na_rep=""))
+
     @property
     def passed(self) -> bool:
         """Whether all gates hold."""

@@ -125,6 +125,12 @@ class EraserFitter:
         Raises:
             DataError: nothing was seen, or one label only.
         """
+        few = [layer for layer, seen in self._moments.items() if not self.shrinkage and seen.count <= len(seen.mean)]
+        if few:
+            log.warning(
+                "%d examples in %d dimensions: the eraser fits these examples rather than the concept; give more, or "
+                "shrinkage=True", self._moments[few[0]].count, len(self._moments[few[0]].mean),
+            )  # fmt: skip
         maps = {layer: leace(moments, shrinkage=self.shrinkage) for layer, moments in self._moments.items()}
         if not maps:
             raise DataError("an eraser needs activations to be fitted on; call update() first")
@@ -190,11 +196,6 @@ def leace(moments: Moments, *, shrinkage: bool = False) -> tuple[Tensor, Tensor,
     covariance = moments.covariance
     if shrinkage:
         covariance = shrunk(covariance, moments.count)
-    elif moments.count <= width:
-        log.warning(
-            "%d examples in %d dimensions: the eraser fits these examples rather than the concept; give more, or "
-            "shrinkage=True", moments.count, width,
-        )  # fmt: skip
     sizes, axes = torch.linalg.eigh(covariance)
     kept = sizes > sizes[-1] * width * torch.finfo(sizes.dtype).eps
     sizes, axes = sizes[kept].sqrt(), axes[:, kept]

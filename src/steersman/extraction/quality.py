@@ -140,9 +140,27 @@ def _auroc(scores: np.ndarray, labels: np.ndarray) -> float:
 
 
 def _bootstrap_auroc(scores: np.ndarray, labels: np.ndarray, sources: np.ndarray, picks: np.ndarray) -> np.ndarray:
-    members = [np.flatnonzero(sources == s) for s in range(sources.max() + 1)]
-    drawn = [np.concatenate([members[s] for s in pick]) for pick in picks]
-    return np.array([_auroc(scores[items], labels[items]) for items in drawn])
+    """The AUROC of each resample of sources; NaN where one leaves nothing to compare.
+
+    Items of one source and items of two are compared apart, and count as much as they do in the whole: a source drawn
+    twice would otherwise meet itself four times, and pairs whose two sides differ by a little would lift all resamples.
+    """
+    count = sources.max() + 1
+    high, low = scores[labels][:, None], scores[~labels]
+    won = np.zeros((count, len(low)))
+    np.add.at(won, sources[labels], (high > low) + 0.5 * (high == low))
+    beaten = np.zeros((count, count))
+    np.add.at(beaten, sources[~labels], won.T)
+    ups, downs = np.bincount(sources[labels], minlength=count), np.bincount(sources[~labels], minlength=count)
+    drawn = np.stack([np.bincount(pick, minlength=count) for pick in picks]).astype(float)
+    own, met = np.diag(beaten), ups * downs
+    share = met.sum() / (len(high) * len(low))
+    within, within_met = drawn @ own, drawn @ met
+    across = ((drawn @ beaten) * drawn).sum(1) - drawn**2 @ own
+    across_met = (drawn @ ups) * (drawn @ downs) - drawn**2 @ met
+    parts = [(share, within, within_met), (1 - share, across, across_met)]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.sum([weight * wins / meetings for weight, wins, meetings in parts if weight], axis=0)
 
 
 def _interval(values: np.ndarray) -> tuple[float, float]:

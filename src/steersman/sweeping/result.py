@@ -14,6 +14,7 @@ from ..charts import Figure
 from ..errors import DataError
 from ..files.atomic import replacing
 from ..plan import Plan
+from ..sites import layer_ranges
 
 #: A cell may be this far under the best one to be preferred for standing on a plateau.
 NEAR = 0.9
@@ -74,6 +75,17 @@ class Sweep:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def __repr__(self) -> str:
+        return f"Sweep({len(self.rows)} cells of layers {layer_ranges(self.layers)}, by {self.engine})"
+
+    def __str__(self) -> str:
+        """The main columns of :meth:`frame`."""
+        columns = ["layer", "strength", "effect", "low", "high", "control_low", "control_high", "p_value", "kl", "top1"]
+        return self.frame()[columns].to_string(index=False, na_rep="", float_format="{:.3g}".format)
+
+    def _repr_html_(self) -> str:
+        return str(self.frame().to_html(index=False, na_rep=""))
 
     @property
     def engine(self) -> str:
