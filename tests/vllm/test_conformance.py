@@ -59,9 +59,13 @@ def test_two_processes_compiled(size, engine, models):
 
 
 def test_speculative_decoding(engine, models):
-    """Drafts are what followed the same tokens before; what tells generated tokens apart is refused."""
+    """Drafts are what followed the same tokens before; what tells generated tokens apart is refused.
+
+    The worker is a process of its own: it loads numba, and vLLM can start no other engine in a process that did.
+    """
     guess = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 3, "prompt_lookup_min": 1}
-    llm, model = engine("llama", enforce_eager=True, speculative_config=guess), models["llama"][1]
+    llm = engine("llama", enforce_eager=True, speculative_config=guess, distributed_executor_backend="mp")
+    model = models["llama"][1]
     prompts, plans = requests(model, 24, seed=10, members=ALIKE)
     compare(model, prompts, plans, llm.run(prompts, plans, SamplingParams(**GREEDY)))
     drafted, accepted = (counted(llm, f"spec_decode_num_{what}_tokens") for what in ("draft", "accepted"))
