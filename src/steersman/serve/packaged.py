@@ -27,7 +27,7 @@ _FORMAL_PROMPTS = [
     "The song is", "The hotel is", "Today the lesson was", "I think the soup is", "The match was", "The room is",
     "The garden is", "I think the story was", "The trip was", "Today the coffee was", "The dinner is", "The museum was",
 ]  # fmt: skip
-_WORDS = {
+_WORDS: dict[str, tuple[list[str], list[str], list[str]]] = {
     "happy": (list(PROMPTS), ["wonderful", "great", "good", "lovely"], ["terrible", "awful", "bad", "boring"]),
     "formal": (_FORMAL_PROMPTS, ["rather", "truly"], ["super", "totally"]),
 }
