@@ -167,6 +167,31 @@ def test_tuning_and_reporting_share_no_item(swept) -> None:
     assert row.effect == pytest.approx((n * row.tune_effect + m * row.report_effect) / (n + m))
 
 
+def test_slopes_are_those_of_each_item(swept) -> None:
+    model, v, settings, found = swept
+    for layer in (0, 2):
+        ends = [
+            SINGLE.measure(model, settings["prompts"], steer=sm.Add(v, s, layers=layer)).values for s in (-1.0, 1.0)
+        ]
+        slopes = (ends[1] - ends[0]) / 2  # least squares over -1, 0, 1
+        row = found.row(layer, 1.0)
+        assert row.slope == pytest.approx(slopes.mean(), abs=1e-4)
+        assert row.anti_steerable == (slopes < 0).mean()
+
+
+def test_fewer_than_four_sources_are_not_parted() -> None:
+    from steersman.sweeping.rows import split_of
+
+    tune, report, notes = split_of(["a", "b", "c", "a"], 0)
+    assert tune.tolist() == [0, 1, 2, 3]
+    assert report is None
+    assert "too few sources" in notes[0]
+    tune, report, notes = split_of(["a", "b", "c", "d"], 0)
+    assert report is not None
+    assert sorted([*tune, *report]) == [0, 1, 2, 3]
+    assert not notes
+
+
 def test_the_choice_is_within_budget_and_a_plan(swept) -> None:
     _model, v, _settings, found = swept
     budget = sorted(row.kl for row in found if row.strength)[3]

@@ -191,9 +191,8 @@ def command(*, steering: bool = False, sampling: bool = False) -> Callable[[Call
         def wrapper(ctx: typer.Context, **values: Any) -> None:
             settings = {name.rstrip("_"): value for name, value in values.items() if name != "config"}
             steering_values, sampling_values, shared = ({name: values.pop(name) for name in group} for group in groups)
-            own_run: Any = ctx.obj  # a recipe runs its steps in runs of its own
-            opened: Callable[..., Run] = own_run if callable(own_run) else Run
-            run = opened(_words(ctx), settings, steering_values, sampling_values, **shared)
+            opened: Any = ctx.obj if callable(ctx.obj) else Run  # a recipe runs its steps in runs of its own
+            run: Run = opened(_words(ctx), settings, steering_values, sampling_values, **shared)
             with run:
                 function(run, **values)
 
