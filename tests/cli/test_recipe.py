@@ -183,6 +183,9 @@ def test_other_settings_are_refused_by_name_and_anew_starts_over(steer, recipe, 
     changed = steer("run", recipe(EXTRACT, SWEEP))
     assert changed.code == 2
     assert "extract is finished with other settings: the file mood.jsonl" in changed.err
+    assert steer("run", recipe(EXTRACT, SWEEP + "value = 1.0"), "--anew").code == 2
+    assert sm.Plan.load(folder / "recipe" / "sweep" / "plan.safetensors") == plan  # what is wrong removes nothing
+    other = recipe(EXTRACT, SWEEP.replace("[-1, 1, 2]", "[-1, 1]").replace("random = 3", "random = 4"))
     anew = steer("run", other, "--anew")
     assert anew.code == 0, anew.err
     assert sm.Plan.load(folder / "recipe" / "sweep" / "plan.safetensors") != plan

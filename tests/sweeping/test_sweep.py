@@ -179,6 +179,13 @@ def test_slopes_are_those_of_each_item(swept) -> None:
         assert row.anti_steerable == (slopes < 0).mean()
 
 
+def test_random_directions_are_tried_at_each_size_once_and_never_at_none() -> None:
+    from steersman.sweeping.cells import Grid, maker
+
+    grid = Grid(maker("add", {}), torch.ones(2), [0], [-2.0, -1.0, 0.0, 1.0])
+    assert grid.magnitudes == [1.0, 2.0]
+
+
 def test_fewer_than_four_sources_are_not_parted() -> None:
     from steersman.sweeping.rows import split_of
 

@@ -42,8 +42,6 @@ def run_recipe(run: Run, recipe: File, anew: Anew = False) -> None:
     _settle(run, wanted)
     check_wanted(wanted)
     files, finished = Files.of(wanted), Finished(wanted)
-    if anew and not run.dry_run:
-        finished.remove()
     steps = [_with(step, run) for step in steps_of(wanted, files, files)]
     if not anew:
         finished.check(steps)
@@ -51,6 +49,9 @@ def run_recipe(run: Run, recipe: File, anew: Anew = False) -> None:
     if run.dry_run:
         _show_trial(run, wanted, steps, tried, finished)
         return
+    if anew:  # only now that all is known to be right
+        finished.remove()
+        finished.check(steps)
     wanted.output.mkdir(parents=True, exist_ok=True)
     code = _carry_out(run, wanted, steps, files, finished)
     _deliver(run, wanted, steps, files, finished)
