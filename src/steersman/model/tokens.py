@@ -20,6 +20,9 @@ Chat = Sequence[Message]
 Prompt = str | Chat
 Prompts = Prompt | Sequence[Prompt]
 
+#: Texts tokenised at a time: a tokenizer keeps a hundred bytes or more of each token until it has finished.
+TOGETHER = 512
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -116,11 +119,11 @@ class Tokens:
         found: list[list[int]] = [[] for _ in prompts]
         for kind in (True, False):
             which = [i for i, prompt in enumerate(prompts) if isinstance(prompt, str) is kind]
-            if not which:
-                continue
-            texts = [cast(str, prompts[i]) if kind else self._rendered(cast(Chat, prompts[i])) for i in which]
-            for i, ids in zip(which, self.tokenizer(texts, add_special_tokens=kind)["input_ids"], strict=True):
-                found[i] = self._once(list(ids)) if kind else list(ids)
+            for start in range(0, len(which), TOGETHER):
+                part = which[start : start + TOGETHER]
+                texts = [cast(str, prompts[i]) if kind else self._rendered(cast(Chat, prompts[i])) for i in part]
+                for i, ids in zip(part, self.tokenizer(texts, add_special_tokens=kind)["input_ids"], strict=True):
+                    found[i] = self._once(list(ids)) if kind else list(ids)
         for prompt, ids in zip(prompts, found, strict=True):
             if not ids:
                 raise PromptError(f"the prompt {prompt!r} has no token")
