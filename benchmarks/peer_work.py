@@ -14,16 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 BATCH = 32
 
 
 def loaded(folder: str) -> tuple[Any, Any]:
     hf = AutoModelForCausalLM.from_pretrained(folder).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.padding_side = "left"
+    named = json.loads(Path(folder, "tokenizer_config.json").read_text())  # its class has a name in each release
+    words = {key: named[key] for key in ("bos_token", "eos_token")}
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_file=str(Path(folder, "tokenizer.json")), pad_token=named["eos_token"], padding_side="left", **words
+    )
     return hf, tokenizer
 
 

@@ -64,7 +64,7 @@ class Evaluation:
     def __str__(self) -> str:
         """The table that :meth:`frame` holds, without its details."""
         columns = ["metric", "unit", "base", "steered", "difference", "low", "high", "control", "verdict"]
-        return self.frame()[columns].to_string(index=False, na_rep="", float_format="{:.3f}".format)
+        return self.frame()[columns].to_string(index=False, na_rep="", float_format="%.3f")
 
     def _repr_html_(self) -> str:
         return str(self.frame().to_html(index=False, na_rep=""))

@@ -82,7 +82,7 @@ class Sweep:
     def __str__(self) -> str:
         """The main columns of :meth:`frame`."""
         columns = ["layer", "strength", "effect", "low", "high", "control_low", "control_high", "p_value", "kl", "top1"]
-        return self.frame()[columns].to_string(index=False, na_rep="", float_format="{:.3g}".format)
+        return self.frame()[columns].to_string(index=False, na_rep="", float_format="%.3g")
 
     def _repr_html_(self) -> str:
         return str(self.frame().to_html(index=False, na_rep=""))
