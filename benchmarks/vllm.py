@@ -30,7 +30,7 @@ REQUESTS, PROMPT, NEW = 64, 16, 32
 RAGGED = [(random.Random(n).randint(4, 64), random.Random(n + 1000).randint(8, 48)) for n in range(REQUESTS)]
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "ERROR",
-    "VLLM_NO_USAGE_STATS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_NO_USAGE_STATS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind",
 }  # fmt: skip
 
 
