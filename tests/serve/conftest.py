@@ -99,3 +99,13 @@ def live(stocked: Path) -> Iterator[Live]:
     """A server without keys, with the packaged vectors. Shared: leave it as you find it."""
     with serving(stocked) as found:
         yield found
+
+
+@pytest.fixture
+def unswept(live: Live, tmp_path: Path) -> Iterator[str]:
+    """The name of a vector that no sweep was made of, on the shared server while the test runs."""
+    (live.vector("formal") * 0.5).save(tmp_path / "unswept.safetensors")
+    with live.http() as client:
+        client.put("/v1/vectors/unswept", content=(tmp_path / "unswept.safetensors").read_bytes()).raise_for_status()
+        yield "unswept"
+        client.delete("/v1/vectors/unswept").raise_for_status()

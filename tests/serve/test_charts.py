@@ -124,7 +124,7 @@ def test_the_ablation_of_heads(live: Live) -> None:
 
 @pytest.mark.parametrize(("chart", "body", "status", "code"), [
     ("dose-response", {}, 400, "invalid_value"),
-    ("dose-response", {"vector": "formal"}, 409, "not_measured"),
+    ("dose-response", {"vector": "unswept"}, 409, "not_measured"),
     ("dose-response", {"sweep": "job-1"}, 404, "job_not_found"),
     ("heads", {"ablation": "job-1"}, 404, "job_not_found"),
     ("lens", {"vector": "hapy"}, 404, "vector_not_found"),
@@ -134,6 +134,7 @@ def test_the_ablation_of_heads(live: Live) -> None:
     ("cosines", {"vector": ["happy"]}, 400, "unknown_key"),
     ("nothing", {}, 404, "not_found"),
 ])  # fmt: skip
+@pytest.mark.usefixtures("unswept")
 def test_charts_that_cannot_be_drawn(live: Live, chart: str, body: dict[str, Any], status: int, code: str) -> None:
     with live.http() as client:
         answer = client.post(f"/v1/charts/{chart}", json=body)

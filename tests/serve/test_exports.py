@@ -100,11 +100,11 @@ def test_files_load(live: Live, tmp_path: Path) -> None:
     assert _export(live, "spec").json() == {"interventions": [{"vector": "happy", "strength": 1.0, "layers": [8]}]}
 
 
-def test_exports_that_cannot_be(live: Live) -> None:
+def test_exports_that_cannot_be(live: Live, unswept: str) -> None:
     with live.http() as client:
         for change, status, code in (
             ({"format": "gguf"}, 400, "unsupported"),
-            ({"format": "html", "steering": {"formal": 1}}, 409, "not_measured"),
+            ({"format": "html", "steering": {unswept: 1}}, 409, "not_measured"),
             ({"format": "safetensors", "steering": None}, 400, "invalid_steering"),
             ({"format": "exe"}, 400, "invalid_value"),
         ):  # fmt: skip

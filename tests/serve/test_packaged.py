@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.serve.conftest import Live, demo, serving
+from tests.serve.conftest import demo, serving
 from tools.measured import measured
 
 import steersman as sm
@@ -23,9 +23,10 @@ OF_ALL = {"p_value", "slope", "anti_steerable"}
 
 
 @pytest.mark.parametrize("name", list(PRESETS))
-def test_the_first_screen_has_a_band_and_begins_within_it(live: Live, name: str) -> None:
+def test_the_first_screen_has_a_band_and_begins_within_it(tmp_path: Path, name: str) -> None:
     strength, layer = PRESETS[name]
-    with live.http() as client:
+    prepare(demo(), Settings(tmp_path, name="demo"))
+    with serving(tmp_path) as live, live.http() as client:
         found = client.get(f"/v1/vectors/{name}/analysis").json()
     band = next(one for one in found["bands"] if one["layer"] == layer)
     assert band["low"] < 0 < strength <= band["high"]

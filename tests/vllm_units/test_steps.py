@@ -9,12 +9,12 @@ from tests.vllm_units.test_vllm_units import WIDTH, at, drawn, shape
 
 import steersman as sm
 from steersman.conditions import Schedule
-from steersman.engines.vllm.registry import Registry
 from steersman.engines.vllm.requests import Compiler, FrontEnd, carried
 from steersman.engines.vllm.settings import CONDITIONS, Settings
 from steersman.engines.vllm.tables import Tables
 from steersman.engines.vllm.worker import WorkerSteering
 from steersman.positions import Positions
+from steersman.registry import Registry
 
 REQUESTS, TOKENS, PLACE = 3, 24, ("resid_post", 1)
 POSITIONS = ("last", "generation", "last+generation", "prompt", "all", "prompt[1:3]", "generation[1:3]",

@@ -385,7 +385,7 @@ def test_an_upload_that_is_too_large_is_refused(tmp_path, monkeypatch):
     two_class().save(tmp_path / "happy.safetensors")
     content = (tmp_path / "happy.safetensors").read_bytes()
     registry = Registry(tmp_path / "other")
-    monkeypatch.setattr("steersman.engines.vllm.registry.MAX_BYTES", len(content) - 1)
+    monkeypatch.setattr("steersman.registry.MAX_BYTES", len(content) - 1)
     with pytest.raises(FileFormatError, match="more than"):
         registry.put("happy", content)
     assert registry.names() == []
