@@ -77,6 +77,19 @@ def computed(plan, h, residual=None, scale=1.0):
     return hidden
 
 
+def test_only_places_that_have_something_to_do_are_busy():
+    there = [("resid_post", 0), ("resid_post", 1)]
+    tables = Tables(there, WIDTH, CAPACITY, torch.device("cpu"))
+    packed = pack(sm.Plan([sm.Add(drawn(WIDTH), layers=1)]).actions(shape()))
+    states = resolve(packed, 3, 2, list(range(3)), lambda text: None)
+    slot = tables.slots_for({"plan": Program(packed, states.programs[0])})["plan"]
+    assert tables.busy == [False, False]
+    tables.steer([(0, 3, slot)])
+    assert tables.busy == [False, True]
+    tables.steer([])
+    assert tables.busy == [False, False]
+
+
 def wanted(plan, h):
     for action in sm.Plan(plan).actions(shape()):
         h = h + action.strength * (action.map(h) - h)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -114,6 +115,7 @@ def install(found: Sequence[Spot], tables: Tables, readings: Readings | None) ->
             at = tables.places[spot.place]
             own = {"bank": tables.bank, "entries": tables.entries[at], "factors": tables.factors[at]}
             buffers |= own | {"tokens": tables.tokens, "index": tables.index, "gates": tables.gates}
+            setattr(spot.module, f"steersman_{spot.side}_busy", partial(tables.busy.__getitem__, at))
         if readings is not None and reads:
             readings.scales[spot.place] = spot.scale
             buffers |= {"store": readings.stores[spot.place], "wanted": readings.wanted}
@@ -172,7 +174,7 @@ def _before(
     residual = None
     if beside >= 0:
         residual = args[beside] if len(args) > beside else kwargs.get(residual_name)
-    if side.steers:
+    if side.steers and (torch.compiler.is_compiling() or module.steersman_input_busy()):
         torch.ops.steersman.steer(
             hidden,
             residual,
@@ -197,7 +199,7 @@ def _after(module: Any, side: _Side, output: Any) -> None:
             )
         hidden = output[0]
         residual = output[1] if side.stream else None
-    if side.steers:
+    if side.steers and (torch.compiler.is_compiling() or module.steersman_output_busy()):
         torch.ops.steersman.steer(
             hidden,
             residual,

@@ -37,7 +37,8 @@ def steer(
     rank = int(entries[0, 0])
     if rank == 0:  # so it is everywhere in a step without a steered token
         return
-    rows = index[1 : 1 + int(index[0])]
+    count = int(index[0])
+    rows = slice(count) if int(index[count]) == count - 1 else index[1 : 1 + count]
     slots = tokens[rows].to(torch.int64)
     found = hidden[rows].to(torch.float32)
     if bool(entries[0, 1]):
@@ -50,12 +51,12 @@ def steer(
 
 def additions(bank: Tensor, entries: Tensor, factors: Tensor, rank: int, gates: Tensor) -> Tensor:
     """The change ``[n, width]`` where every entry only adds: sum of a w."""
-    change = torch.zeros(len(entries), bank.shape[1])
+    parts: list[Tensor] = []
     for k in range(rank):
-        write, _, _, gate, _ = entries[:, 1 + INTS * k : 1 + INTS * (k + 1)].unbind(1)
-        _, factor, shift, _, _ = factors[:, FLOATS * k : FLOATS * (k + 1)].unbind(1)
-        change += (gates[gate] * factor * shift)[:, None] * bank[write]
-    return change
+        write, gate = entries[:, 1 + INTS * k], entries[:, 4 + INTS * k]
+        factor, shift = factors[:, 1 + FLOATS * k], factors[:, 2 + FLOATS * k]
+        parts.append((gates[gate] * factor * shift)[:, None] * bank[write])
+    return parts[0] if rank == 1 else torch.stack(parts).sum(0)
 
 
 def general(h: Tensor, bank: Tensor, entries: Tensor, factors: Tensor, rank: int, gates: Tensor) -> Tensor:

@@ -65,6 +65,7 @@ class Tables:
         factors: float32 ``[places, 1 + slots, 5 rank]``.
         tokens: int32 ``[tokens]``, the slot of each token of the step.
         index: int64 ``[1 + tokens]``: how many tokens are steered, then which.
+        busy: whether the op has anything to do at each place in the coming step; always, where only the kernel knows.
         gates: float32 ``[1 + gates]``: 1 where one is open, 0 where it is shut, written by the kernel; gate 0 is open.
     """
 
@@ -81,6 +82,7 @@ class Tables:
         self.tokens = torch.zeros(capacity.tokens, dtype=torch.int32, device=device)
         self.index = torch.zeros(capacity.tokens + 1, dtype=torch.int64, device=device)
         self.gates = torch.ones(capacity.gates + 1, dtype=torch.float32, device=device)
+        self.busy = [device.type != "cpu"] * len(places)
         self._host = np.zeros(capacity.tokens, dtype=np.int32)
         self._slots: OrderedDict[str, int] = OrderedDict()  # least recently used first
         self._free_slots = list(range(capacity.slots, 0, -1))
@@ -209,6 +211,7 @@ class Tables:
             loads = [self._loads[slot] for slot in {slot for *_, slot in runs}]
             most = np.max(loads, axis=0) if loads else np.zeros((len(self.places), 2), dtype=np.int32)
             self.entries[:, 0, :2] = torch.from_numpy(most)
+            self.busy[:] = (most[:, 0] > 0).tolist()
 
     def forget(self) -> None:
         """Give up every program."""
