@@ -25,7 +25,8 @@ const named = (): string[] => [...new Set((steering.value?.interventions ?? []).
 /** Take what the sliders say out of the page. */
 export function Export({ close }: { close: () => void }): JSX.Element {
   const [form, setForm] = useState<Form>("python");
-  const [text, setText] = useState("");
+  const [written, setWritten] = useState({ form: "", text: "" });
+  const text = written.form === form ? written.text : "";
   const [failed, setFailed] = useState<string | null>(null);
   const [copied, setCopied] = useState(false);
   const [name, setName] = useState("steered-model");
@@ -35,10 +36,9 @@ export function Export({ close }: { close: () => void }): JSX.Element {
   const said = (error: unknown) => setFailed(error instanceof Error ? error.message : String(error));
 
   useEffect(() => {
-    setText("");
     setFailed(null);
     setCopied(false);
-    postText("/v1/export", { format: form, ...subject() }).then(setText, said);
+    postText("/v1/export", { format: form, ...subject() }).then((answer) => setWritten({ form, text: answer }), said);
   }, [form]);
 
   const file = async (format: string, called: string) => {
