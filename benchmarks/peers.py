@@ -66,7 +66,7 @@ def main() -> None:
             except (RuntimeError, subprocess.CalledProcessError) as error:
                 print(f"  {peer:17s} does not install: {error}")
                 continue
-            command = [str(python), str(HERE / "peer_work.py"), peer, folder]
+            command = [str(python), "-P", str(HERE / "peer_work.py"), peer, folder]  # -P: nnsight is not our nnsight.py
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             lines = (done.stdout if not done.returncode else done.stderr).strip().splitlines() or ["no word"]
             print(f"  {peer:17s} {'' if not done.returncode else 'fails: '}{lines[-1]}", flush=True)
