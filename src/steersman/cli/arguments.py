@@ -19,6 +19,7 @@ READS = 'last, mean, response, answer, after("text"), or the index of a token, s
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="demo, a folder, or a Hugging Face id.")]
 Layers = Annotated[str, own("--layers", metavar="LAYERS", help="all, 4-8, or 3,5.")]
+AutoLayers = Annotated[str, own("--layers", metavar="LAYERS", help="auto, all, 4-8, or 3,5.")]
 Site = Annotated[
     str | None,
     own(

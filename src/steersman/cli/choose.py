@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from . import choose_text as say
-from .arguments import Chart, Model, checked_file, layers_of, own
+from .arguments import AutoLayers, Chart, Layers, Model, checked_file, layers_of, own
 from .failures import InputError
 from .inputs import read_prompts
-from .session import Run
+from .session import Run, records
 from .target_options import (
     Asked,
     Instruction,
@@ -36,8 +36,6 @@ With = Annotated[
     Path, data("--with", metavar="FILE", help="Prompts that show it: one a line, or JSON lines with prompt and source.")
 ]
 Without = Annotated[Path, data("--without", metavar="FILE", help="Prompts that do not.")]
-AllLayers = Annotated[str, own("--layers", metavar="LAYERS", help="all, 4-8, or 3,5.")]
-Layers = Annotated[str, own("--layers", metavar="LAYERS", help="auto, all, 4-8, or 3,5.")]
 Down = Annotated[bool, own("--down", metavar="", help="The target should fall.")]
 Output = Annotated[
     Path | None, own("--output", "-o", metavar="FILE", help="Where to save the plan with its evidence (.safetensors).")
@@ -52,7 +50,7 @@ def condition(
     along: Annotated[
         str, own("--along", metavar="VECTOR", help="The direction that prompts are read along, as -v names one.")
     ],
-    layers: AllLayers = "all",
+    layers: Layers = "all",
     measure: Annotated[str, own("--measure", metavar="NAME", help="cosine or projection.")] = "cosine",
     neutral: Neutral = None,
     random: Random = 100,
@@ -101,7 +99,7 @@ def ablation(
     regex: Regex = None,
     probe: Probe = None,
     probe_layer: ProbeLayer = None,
-    layers: AllLayers = "all",
+    layers: Layers = "all",
     position: Annotated[
         list[int] | None,
         own("--position", metavar="N", help="A token to read, from the end, such as -1; repeat for more.",
@@ -162,7 +160,7 @@ def compare(
     path, drawn = _outputs(output, chart)
     asked = Asked(run, positive, negative, None, regex, probe, probe_layer, instruction, prompts)
     options: dict[str, Any] = {
-        "target": _required(asked), "prompts": asked.prompts, "sources": asked.sources, "max_kl": max_kl,
+        "target": asked.required(), "prompts": asked.prompts, "sources": asked.sources, "max_kl": max_kl,
         "sign": -1 if down else 1, "neutral": neutral_texts(run, neutral), "random": random, "seed": run.seed,
     }  # fmt: skip
     named = _named_ways(run, way or [])
@@ -192,7 +190,7 @@ def layers_and_weights(
     instruction: Instruction = None,
     prompts: Prompts = None,
     neutral: Neutral = None,
-    layers: Layers = "auto",
+    layers: AutoLayers = "auto",
     shape: Annotated[
         str, own("--shape", metavar="NAME", help="kernel: a tent over the depth; weights: one for each layer.")
     ] = "kernel",
@@ -210,7 +208,7 @@ def layers_and_weights(
     asked = Asked(run, positive, negative, None, None, None, None, instruction, prompts)
     name = only_vector(run, "a search over layers")
     options: dict[str, Any] = {
-        "target": _required(asked), "prompts": asked.prompts, "sources": asked.sources, "shape": shape,
+        "target": asked.required(), "prompts": asked.prompts, "sources": asked.sources, "shape": shape,
         "layers": layers if layers == "auto" else layers_of(layers), "max_kl": max_kl, "sign": -1 if down else 1,
         "trials": trials, "random": random, "neutral": neutral_texts(run, neutral), "seed": run.seed,
         "operation": run.steering["operation"],
@@ -256,14 +254,7 @@ def _behaviour(
         return log_odds(positive)
     asked = Asked(run, positive, negative, None, regex, probe, probe_layer, None, shown)
     run.inputs.remove(shown)  # the sides name it
-    return _required(asked)
-
-
-def _required(asked: Asked) -> Target:
-    target = asked.target()
-    if target is None:
-        raise InputError("no target given", fix="--positive TEXT and --negative TEXT, such as ' great' and ' awful'")
-    return target
+    return asked.required()
 
 
 def _outputs(output: Path | None, chart: Path | None) -> tuple[Path | None, Path | None]:
@@ -325,10 +316,13 @@ def _deliver(
     for folder in dict.fromkeys(path.parent for path in written):
         run.record(*[path for path in written if path.parent == folder], details={"evidence": evidence})
     if run.json_:
-        table = frame.astype(object)
-        rows = table.where(table.notna(), None).to_dict("records")
         spec = None if plan is None else {"digest": plan.digest, **plan.spec()}
-        document = {"rows": rows, "evidence": evidence, "plan": spec, "output": str(output) if output else None}
+        document = {
+            "rows": records(frame),
+            "evidence": evidence,
+            "plan": spec,
+            "output": str(output) if output else None,
+        }
         run.emit(f"steersman.choose-{kind}/1", document)
 
 

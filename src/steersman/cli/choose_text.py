@@ -42,12 +42,12 @@ def condition(run: Run, found: ConditionChoice, made: Plan | None, output: Path 
         chosen = "chosen" if row.layer == found.when.layer else ""
         table.add_row(str(row.layer), f"{row.threshold:.3g}", side, f"{row.f1:.2f}", f"{row.margin:.2g}", chosen)
     show(run.out, table)
-    _say(run, f"on prompts kept from the choice: F1 {_between(found.f1)}, always {found.always:.2f}"
+    run.say(f"on prompts kept from the choice: F1 {_between(found.f1)}, always {found.always:.2f}"
               f"{_ranked(found.p_value, len(found.random))}")  # fmt: skip
-    _say(run, f"precision {_between(found.precision)}, recall {_between(found.recall)}")
+    run.say(f"precision {_between(found.precision)}, recall {_between(found.recall)}")
     when = found.when
     side, threshold = ("above", when.above) if when.above is not None else ("below", when.below)
-    _say(run, f"when the {when.measure} at layer {when.layer} is {side} {threshold:.4g}")
+    run.say(f"when the {when.measure} at layer {when.layer} is {side} {threshold:.4g}")
     if made is not None and output is None:
         run.note("note: the plan is not saved; add -o FILE.safetensors")
     _saved(run, output)
@@ -65,9 +65,9 @@ def ablation(run: Run, found: AblationChoice, output: Path | None) -> None:
             "chosen" if here else "" if row.allowed else "not allowed",
         )  # fmt: skip
     show(run.out, table)
-    _say(run, f"ablated, on prompts kept from the choice: {_between(found.effect)} {found.facts['target']['unit']}"
+    run.say(f"ablated, on prompts kept from the choice: {_between(found.effect)} {found.facts['target']['unit']}"
               f"{_ranked(found.p_value, len(found.random))}")  # fmt: skip
-    _say(run, f"added where it is not: the target at {_between(found.induce)}; KL of the ablation {_between(found.kl)}")
+    run.say(f"added where it is not: the target at {_between(found.induce)}; KL of the ablation {_between(found.kl)}")
     _saved(run, output)
 
 
@@ -84,13 +84,13 @@ def compare(run: Run, found: SideBySide, output: Path | None) -> None:
         table.add_row(escape(one.name), f"{one.factor:.3g}", f"{one.kl:.3f}", _between(one.effect), behind, p, note)
     show(run.out, table)
     if not all(one.reached for one in found):
-        _say(run, "in full: all that the operation can do, which costs less than the budget")
+        run.say("in full: all that the operation can do, which costs less than the budget")
     if found.facts["random"]:
-        _say(run, f"p: the rank of the effect among {plural(found.facts['random'], 'random direction')} in its place")
+        run.say(f"p: the rank of the effect among {plural(found.facts['random'], 'random direction')} in its place")
     if found.words is not None:
-        _say(run, f"asking in words instead: {_between(found.words)}")
+        run.say(f"asking in words instead: {_between(found.words)}")
     n, unit = found.facts["report_items"], found.facts["target"]["unit"]
-    _say(run, f"effects in {unit} over {plural(n, 'item')} kept from the choice; the best was named by the others")
+    run.say(f"effects in {unit} over {plural(n, 'item')} kept from the choice; the best was named by the others")
     _saved(run, output)
 
 
@@ -105,8 +105,8 @@ def layers(run: Run, found: LayerSearch, output: Path | None) -> None:
         table.add_row(weights, f"{one.tune_effect:+.3f}", f"{one.kl:.4f}", note)
     show(run.out, table)
     ranked = _ranked(found.p_value, found.facts["random"])
-    _say(run, f"on items kept from the choice: {_between(found.effect)} {found.facts['target']['unit']}{ranked}")
-    _say(run, f"more than the best single layer by {_between(found.beyond)}")
+    run.say(f"on items kept from the choice: {_between(found.effect)} {found.facts['target']['unit']}{ranked}")
+    run.say(f"more than the best single layer by {_between(found.beyond)}")
     _saved(run, output)
 
 
@@ -120,10 +120,6 @@ def _between(estimate: Estimate) -> str:
     return f"{estimate.value:.3g} [{estimate.low:.3g}, {estimate.high:.3g}]"
 
 
-def _say(run: Run, text: str) -> None:
-    run.out.print(text, markup=False, soft_wrap=True)
-
-
 def _saved(run: Run, output: Path | None) -> None:
     if output is not None:
-        _say(run, f"saved {output}")
+        run.say(f"saved {output}")

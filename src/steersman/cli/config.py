@@ -31,18 +31,16 @@ def read(path: Path, command: str, names: Iterable[str]) -> dict[str, Any]:
         InputError: the file is missing or no TOML, or it has a key that nobody knows.
     """
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = parsed(path, path.read_bytes())
     except FileNotFoundError:
         raise InputError(f"there is no configuration file {path}", fix="check the path given to --config") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is no TOML file", why=str(error), fix="see https://toml.io for the format") from error
     tables = {key: cast("dict[str, Any]", value) for key, value in document.items() if isinstance(value, dict)}
-    _check(path, "at the top", tables, COMMANDS)
+    check(path, "at the top", tables, sorted(COMMANDS))
     top = {_name(key): value for key, value in document.items() if key not in tables}
-    _check(path, "at the top", top, _SHARED)
+    check(path, "at the top", top, sorted(_SHARED))
     own = {_name(key): value for key, value in tables.get(command, {}).items()}
     known = {name.rstrip("_") for name in names} - {"config", "help"}
-    _check(path, f"in [{command}]", own, known)
+    check(path, f"in [{command}]", own, sorted(known))
     merged = top | own
     return {name: merged[name.rstrip("_")] for name in names if name.rstrip("_") in merged}
 
@@ -51,8 +49,17 @@ def _name(key: str) -> str:
     return key.replace("-", "_")
 
 
-def _check(path: Path, where: str, keys: Iterable[str], known: Iterable[str]) -> None:
-    allowed = sorted(known)
+def parsed(path: Path, content: bytes) -> dict[str, Any]:
+    """The document of a TOML file that holds this; InputError if it is none."""
+    try:
+        return tomllib.loads(content.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is no TOML file", why=str(error), fix="see https://toml.io for the format") from error
+
+
+def check(path: Path, where: str, keys: Iterable[str], known: Iterable[str]) -> None:
+    """InputError, with the nearest of the known keys, if a key is none of them."""
+    allowed = list(known)
     for key in keys:
         if key not in allowed:
             close = get_close_matches(key, allowed, 1)

@@ -19,14 +19,13 @@ Each of the tables ``extract``, ``sweep`` and ``eval`` is the command of that na
 from __future__ import annotations
 
 import hashlib
-import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any, cast, get_args
 
+from . import config
 from .failures import InputError
 from .options import SHARED, STEERING
 
@@ -117,7 +116,7 @@ def read(path: Path) -> Recipe:
     document, digest = _parsed(path)
     tables = {key for key, value in document.items() if isinstance(value, dict)}
     _check_kind(path, document)
-    _known(path, "at the top", document, (*_TOP, *_TABLES))
+    config.check(path, "at the top", sorted(document), (*_TOP, *_TABLES))
     for key, kind in _TOP.items():
         value = document.get(key)
         if key in document and (not isinstance(value, kind) or isinstance(value, bool)):
@@ -142,13 +141,11 @@ def read(path: Path) -> Recipe:
 def _parsed(path: Path) -> tuple[dict[str, Any], str]:
     try:
         content = path.read_bytes()
-        return tomllib.loads(content.decode()), hashlib.sha256(content).hexdigest()
+        return config.parsed(path, content), hashlib.sha256(content).hexdigest()
     except FileNotFoundError:
         raise InputError(f"there is no recipe {path}", fix="give a TOML file") from None
     except IsADirectoryError:
         raise InputError(f"{path} is a folder", fix="give a TOML file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is no TOML file", why=str(error), fix="see https://toml.io for the format") from error
 
 
 def _check_kind(path: Path, document: Mapping[str, Any]) -> None:
@@ -161,15 +158,6 @@ def _check_kind(path: Path, document: Mapping[str, Any]) -> None:
                 f"{path} holds settings of steer {name}, which is no step of a recipe",
                 fix=f"steer {name} ... --config {path}",
             )
-
-
-def _known(path: Path, where: str, keys: Iterable[str], known: Iterable[str]) -> None:
-    allowed = list(known)
-    for key in sorted(keys):
-        if key not in allowed:
-            close = get_close_matches(key, allowed, 1)
-            fix = f"did you mean {close[0]!r}?" if close else "remove it"
-            raise InputError(f"{path} has the unknown key {key!r} {where}", why=f"known: {', '.join(allowed)}", fix=fix)
 
 
 def _check_tables(path: Path, tables: set[str]) -> None:
@@ -224,7 +212,7 @@ def _options(path: Path, command: str, table: Mapping[str, Any]) -> dict[str, An
     options = options_of(command)
     names = {option.key: name for name, option in options.items()}
     given = {key.replace("_", "-"): value for key, value in table.items()}
-    _known(path, f"in [{command}]", given, names)
+    config.check(path, f"in [{command}]", sorted(given), names)
     return {names[key]: _value(path, command, options[names[key]], value) for key, value in given.items()}
 
 
@@ -267,7 +255,7 @@ def _inherit(path: Path, steps: dict[str, dict[str, Any]]) -> None:
 
 
 def _exports(path: Path, table: Mapping[str, Any]) -> dict[str, Path]:
-    _known(path, "in [export]", table, EXPORTS)
+    config.check(path, "in [export]", sorted(table), EXPORTS)
     found: dict[str, Path] = {}
     for kind, value in table.items():
         target = path.parent / str(value)

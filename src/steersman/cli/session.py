@@ -80,6 +80,10 @@ class Run:
 
     # -- speaking -------------------------------------------------------------------------------------------------
 
+    def say(self, text: str) -> None:
+        """A line of the result, as it stands."""
+        self.out.print(text, markup=False, soft_wrap=True)
+
     def note(self, text: str) -> None:
         """A line on stderr, unless quiet."""
         if not self.quiet:
@@ -132,6 +136,12 @@ def go_offline() -> None:
     """Tell Hugging Face's libraries, which read this once, to leave the network alone."""
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"):
         os.environ[name] = "1"
+
+
+def records(frame: Any) -> list[dict[str, Any]]:
+    """The rows of a pandas frame as values; what is missing becomes null."""
+    values = frame.astype(object)
+    return values.where(values.notna(), None).to_dict("records")
 
 
 def as_json(schema: str, document: Mapping[str, Any]) -> str:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from . import sweep_text as say
-from .arguments import Model, layers_of, own
+from .arguments import AutoLayers, Model, layers_of, own
 from .extract import contrast_pairs
 from .failures import InputError
-from .session import Run
+from .session import Run, records
 from .target_options import (
     Asked,
     Choices,
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from ..sweeping import Row, Sweep
 
 
-Layers = Annotated[str, own("--layers", metavar="LAYERS", help="auto, all, 4-8, or 3,5.")]
 Strengths = Annotated[str, own("--strengths", metavar="LIST", help="Numbers with commas between.")]
 Pairs = Annotated[
     str | None,
@@ -76,7 +75,7 @@ def sweep(
     instruction: Instruction = None,
     prompts: Prompts = None,
     neutral: Neutral = None,
-    layers: Layers = "auto",
+    layers: AutoLayers = "auto",
     strengths: Strengths = "-2,-1.5,-1,-0.5,0,0.5,1,1.5,2",
     max_kl: MaxKl = 0.1,
     random: Random = 100,
@@ -90,9 +89,7 @@ def sweep(
     With -o each finished layer is kept, and the same command goes on where it was interrupted.
     """
     asked = Asked(run, positive, negative, choices, regex, probe, probe_layer, instruction, prompts)
-    target = asked.target()
-    if target is None:
-        raise InputError("no target given", fix="--positive TEXT and --negative TEXT, such as ' great' and ' awful'")
+    target = asked.required()
     doses, chosen = _numbers(strengths), layers if layers == "auto" else layers_of(layers)
     options: dict[str, Any] = {
         "prompts": asked.prompts, "sources": asked.sources, "target": target, "layers": chosen, "strengths": doses,
@@ -108,11 +105,9 @@ def sweep(
     if output is not None:
         _report(run, found, asked.prompts or [], max_kl, output)
     if run.json_:
-        frame = found.frame().astype(object)
-        rows = frame.where(frame.notna(), None).to_dict("records")
         chosen_row = None if best is None else vars(best)
-        run.emit("steersman.sweep/1", {"rows": rows, "best": chosen_row, "max_kl": max_kl, "facts": dict(found.facts),
-                                       "output": str(output) if output else None})  # fmt: skip
+        document = {"rows": records(found.frame()), "best": chosen_row, "max_kl": max_kl, "facts": dict(found.facts)}
+        run.emit("steersman.sweep/1", {**document, "output": str(output) if output else None})
         return
     say.result(run, found, best, max_kl)
     if output is not None:

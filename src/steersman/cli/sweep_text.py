@@ -18,7 +18,7 @@ def result(run: Run, found: Sweep, best: Row | None, max_kl: float) -> None:
     from ..sweeping.stages import said
 
     for sentence in said(found.facts.get("stages", {}), found.dropped):
-        _say(run, sentence)
+        run.say(sentence)
     table = figures("layer", "strength", "effect", "95%", "random 95%", "p", "KL", "top-1", "", left=1)
     front = found.pareto()
     shown = front if best is None or best in front else sorted([*front, best], key=lambda row: row.kl)
@@ -43,11 +43,11 @@ def _best(run: Run, found: Sweep, best: Row, max_kl: float) -> None:
         few = best.report_low is None or best.report_high is None
         interval = "(too few for an interval)" if few else _range(best.report_low, best.report_high)
         held = f"; {best.report_effect:+.3f} {interval} on items kept from the choice"
-    _say(run, f"layer {best.layer} at {best.strength:+g}: {best.effect:+.3f} within {max_kl:g} nats per token{held}")
+    run.say(f"layer {best.layer} at {best.strength:+g}: {best.effect:+.3f} within {max_kl:g} nats per token{held}")
     controls = found.facts["controls"]
     if "prompt" in controls:
         asked = controls["prompt"]
-        _say(run, f"asking in words instead ({asked['instruction']!r}): {asked['value']:+.3f}")
+        run.say(f"asking in words instead ({asked['instruction']!r}): {asked['value']:+.3f}")
     if "shuffled_raw" in controls:
         top, layer = controls["shuffled_raw"]["strength"], str(best.layer)
         raw, equal = (
@@ -55,15 +55,10 @@ def _best(run: Run, found: Sweep, best: Row, max_kl: float) -> None:
         )
         own = next((row.effect for row in found if (row.layer, row.strength) == (best.layer, top)), None)
         beside = "" if own is None else f", beside {own:+.3f} of the vector"
-        _say(
-            run,
+        run.say(
             f"{plural(len(raw), 'vector')} from shuffled labels there at {top:+g}: mean size {fmean(raw):.3f}, largest "
             f"{max(raw):.3f}; at the same length {fmean(equal):.3f}, {max(equal):.3f}{beside}",
         )
-
-
-def _say(run: Run, text: str) -> None:
-    run.out.print(text, markup=False, soft_wrap=True)
 
 
 def _range(low: float | None, high: float | None) -> str:

@@ -122,6 +122,15 @@ class Asked:
             self.prompts, self.sources = read_prompts(prompts)
         run.inputs += [path for path in (prompts, choices, probe) if path is not None]
 
+    def required(self) -> Target:
+        """The target; InputError if none is named."""
+        target = self.target()
+        if target is None:
+            raise InputError(
+                "no target given", fix="--positive TEXT and --negative TEXT, such as ' great' and ' awful'"
+            )
+        return target
+
     def target(self) -> Target | None:
         """The target, or None if none is named.
 
