@@ -66,6 +66,8 @@ class Answer:
         self._special = frozenset(model.tokenizer.all_special_ids)
         self.scored = scored or [()] * len(choices)
         self._offsets = [0 if own else len(echo) for own, echo in zip(self.scored, echoes, strict=True)]
+        # every chunk begins alike
+        self._opening = dumps(self._head("chat.completion.chunk" if chat else "text_completion")).removesuffix("}")
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {
@@ -119,8 +121,7 @@ class Answer:
 
     def last(self, usage: bool) -> list[str]:
         """What ends a stream."""
-        kind = "chat.completion.chunk" if self.chat else "text_completion"
-        end = [sse({**self._head(kind), "choices": [], "usage": self.usage()})] if usage else []
+        end = [f'data: {self._opening},"choices":[],"usage":{dumps(self.usage())}}}\n\n'] if usage else []
         return [*end, "data: [DONE]\n\n"]
 
     def _chunk(
@@ -133,8 +134,8 @@ class Answer:
         }  # fmt: skip
         if finish:
             found["steering"] = self.written[index].applied
-        document = {**self._head("chat.completion.chunk" if self.chat else "text_completion"), "choices": [found]}
-        return sse(document | ({"usage": None} if usage else {}))
+        more = ',"usage":null' if usage else ""
+        return f'data: {self._opening},"choices":[{dumps(found)}]{more}}}\n\n'
 
     # -- log probabilities ----------------------------------------------------------------------------------------
 

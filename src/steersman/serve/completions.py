@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from fastapi import APIRouter, Request
 from fastapi.responses import Response, StreamingResponse
 from starlette.concurrency import run_in_threadpool
+from starlette.types import Receive, Scope, Send
 
 from .answers import Answer, scored, sse
 from .errors import ApiError, Json
@@ -85,7 +86,7 @@ async def _answer(
     if body.stream_options is not None and not body.stream:
         raise ApiError(400, "invalid_value", "stream_options needs stream: true", param="stream_options")
     answer = Answer(state.model, body.model or state.settings.name, chat, choices, echoes, known)
-    reader = Reader(state, choices)
+    reader = Reader(state, choices, whole=not body.stream)
     reader.begin()
     try:
         first = await unless_gone(request, reader.next)
@@ -93,9 +94,8 @@ async def _answer(
             return Response(status_code=499)
         if body.stream:
             wants_usage = bool(body.stream_options and body.stream_options.include_usage)
-            told = _told(reader, answer, first, wants_usage)
             reader.handed_on = True
-            return StreamingResponse(told, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+            return Told(reader, _told(reader, answer, first, wants_usage))
         return await _whole(request, reader, answer, first)
     finally:
         if not reader.handed_on:
@@ -116,7 +116,7 @@ async def _whole(request: Request, reader: Reader, answer: Answer, first: tuple[
 
 
 async def _told(reader: Reader, answer: Answer, first: tuple[int, Piece], usage: bool) -> AsyncIterator[str]:
-    """The answer as server-sent events. When the client goes, this is closed, and its rows are let go."""
+    """The answer as server-sent events."""
     try:
         for chunk in answer.first(usage):
             yield chunk
@@ -132,28 +132,47 @@ async def _told(reader: Reader, answer: Answer, first: tuple[int, Piece], usage:
             yield chunk
     except ApiError as error:
         yield sse(error.body())
-    finally:
-        reader.cancel()
+
+
+class Told(StreamingResponse):
+    """An answer in events. However it ends, and also if its client has gone before it began, its rows are let go."""
+
+    def __init__(self, reader: Reader, events: AsyncIterator[str]) -> None:
+        super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+        self._reader = reader
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._reader.cancel()
 
 
 class Reader:
     """The asyncio side of a request's rows.
+
+    Args:
+        state: of the server.
+        choices: the rows.
+        whole: whether only the whole answer is wanted.
 
     Attributes:
         left: rows that have not ended.
         handed_on: whether someone else sees to its end.
     """
 
-    def __init__(self, state: State, choices: list[Choice]) -> None:
+    def __init__(self, state: State, choices: list[Choice], *, whole: bool) -> None:
         self.handed_on = False
         self._state, self._choices = state, choices
         self._news: asyncio.Queue[tuple[int, Piece]] = asyncio.Queue()
-        self._streams = [Stream(state.model, choice.order) for choice in choices]
+        self._streams = [Stream(state.model, choice.order, whole) for choice in choices]
         self._produced = [0] * len(choices)
         self._begun: float | None = time.monotonic()
         for index, stream in enumerate(self._streams):
             stream.deliver = self._to(index)
         self._open = set(range(len(choices)))
+        self._late: asyncio.TimerHandle | None = None
 
     @property
     def left(self) -> int:
@@ -166,17 +185,16 @@ class Reader:
     def begin(self) -> None:
         """Put the rows in the queue."""
         self._state.scheduler.submit(self._streams)
+        # one clock for all pieces: a timeout around each would cost more than the piece
+        seconds = max(self._choices[0].order.deadline - time.monotonic(), 0.0) + GRACE
+        hangs = Piece(error=ApiError(504, "timeout", "the engine does not answer"))
+        self._late = asyncio.get_running_loop().call_later(seconds, self._to(0), hangs)
         for choice in self._choices:
             self._state.metrics.steered.labels(str(bool(choice.order.plan)).lower()).inc()
 
     async def next(self) -> tuple[int, Piece]:
         """The next piece of any row; its error, if it failed."""
-        deadline = self._choices[0].order.deadline + GRACE
-        try:
-            async with asyncio.timeout(max(deadline - time.monotonic(), 0.1)):
-                index, piece = await self._news.get()
-        except TimeoutError:
-            raise ApiError(504, "timeout", "the engine does not answer") from None
+        index, piece = await self._news.get()
         if piece.error is not None:
             raise piece.error
         if self._begun is not None:
@@ -193,6 +211,8 @@ class Reader:
 
     def cancel(self) -> None:
         """Let go of the rows that have not ended."""
+        if self._late is not None:
+            self._late.cancel()
         if self._open:
             self._state.scheduler.cancel([self._streams[index] for index in self._open])
 

@@ -49,6 +49,7 @@ class Scheduler(Worker):
         self._live: list[Stream] = []
         self._seconds = 1.0  # that a row has taken lately
         self._begun: dict[Stream, float] = {}
+        self._spoken = 0.0  # when the rows under way last told their readers
 
     @property
     def alive(self) -> bool:
@@ -167,20 +168,26 @@ class Scheduler(Worker):
         self._live = [*self._live, *fresh]
         self._metrics.batch(len(fresh), sum(len(s.order.prompt) for s in fresh))
         self._metrics.running.set(len(self._live))
-        self._advance(decoding, list(range(before, len(self._live))), logits)
+        self._advance(decoding, list(range(before, len(self._live))), logits, speak=True)
 
     def _step(self, decoding: Decoding) -> None:
         logits = decoding.step([stream.tokens[-1] for stream in self._live])
-        self._advance(decoding, list(range(len(self._live))), logits)
+        # All speak together, and not too often: every word is work for the thread that answers, with which this one
+        # shares the interpreter.
+        now = time.monotonic()
+        speak = now - self._spoken >= self._limits.interval
+        if speak:
+            self._spoken = now
+        self._advance(decoding, list(range(len(self._live))), logits, speak)
 
-    def _advance(self, decoding: Decoding, places: list[int], logits: Tensor) -> None:
-        """Give each of these rows its next token, and tell their readers."""
+    def _advance(self, decoding: Decoding, places: list[int], logits: Tensor, speak: bool) -> None:
+        """Give each of these rows its next token, and tell their readers if they are to speak, or begin or end."""
         likeliest: list[int] = logits.argmax(-1).tolist()
         news: list[tuple[Stream, Piece]] = []
         ended: set[int] = set()
         for number, place in enumerate(places):
             stream = self._live[place]
-            piece = stream.advance(likeliest[number], None if stream.plain else logits[number])
+            piece = stream.advance(likeliest[number], None if stream.plain else logits[number], speak)
             if piece is None:
                 continue
             if piece.finish:

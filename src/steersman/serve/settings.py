@@ -27,6 +27,7 @@ class Limits:
         prompt_tokens: padded tokens of the prompts that are run at once; a longer prompt is run alone.
         jobs: that may wait.
         timeout: seconds from a request to the end of its answer.
+        interval: seconds between two chunks of a stream, at least; tokens that are faster travel together.
         body_seconds, header_seconds: that a client may take to send a request.
         connections: open at once.
     """
@@ -42,6 +43,7 @@ class Limits:
     prompt_tokens: int = 8192
     jobs: int = 64
     timeout: float = 120.0
+    interval: float = 0.025
     body_seconds: float = 30.0
     header_seconds: float = 10.0
     connections: int = 1024

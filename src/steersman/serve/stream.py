@@ -86,19 +86,23 @@ class Stream:
 
     Attributes:
         order: what it is to be.
+        whole: whether its reader waits for the end; then it says nothing between its first text and its last.
         tokens: produced so far.
         cancelled: nobody wants it any longer.
     """
 
-    def __init__(self, model: SteeringModel, order: Order, deliver: Any = None) -> None:
-        self.order = order
+    def __init__(self, model: SteeringModel, order: Order, whole: bool = False, deliver: Any = None) -> None:
+        self.order, self.whole = order, whole
         self.deliver = deliver
         self.tokens: list[int] = []
         self.cancelled = False
         self._text = Growing(model.tokens, order.prompt)
         self._until = UntilStop(order.stops)
         self._draw = None if order.sampling is None else order.sampling.processors()
+        self._decoded = 0  # of its tokens
+        self._ready = ""  # text that is not said yet
         self._unsaid: list[Token] = []
+        self._begun = False
         self._counts: dict[int, int] = {}
         self._bias = torch.tensor(list(order.bias)), torch.tensor(list(order.bias.values()))
 
@@ -108,12 +112,13 @@ class Stream:
         order = self.order
         return self._draw is None and order.logprobs is None and not (order.bias or order.frequency or order.presence)
 
-    def advance(self, likeliest: int, logits: Tensor | None) -> Piece | None:
+    def advance(self, likeliest: int, logits: Tensor | None, speak: bool = True) -> Piece | None:
         """Take the next token.
 
         Args:
             likeliest: the token with the largest logit.
             logits: ``[vocab]`` float32; not needed if it is :attr:`plain`.
+            speak: whether to say what is ready. Its first text and its last are said in any case.
 
         Returns:
             What is new for the reader, or None if nothing is.
@@ -121,22 +126,28 @@ class Stream:
         token = Token(likeliest) if logits is None else self._choose(logits)
         self.tokens.append(token.id)
         ended = token.id in self.order.ends
-        text = self._until.add(self._text.add([token.id]))
         if not ended:
             self._unsaid.append(token)
         full = len(self.tokens) >= self.order.new_tokens
-        finish: Finish | None = None
-        if self._until.stopped or ended:
-            finish = "stop"
-        elif full:
-            finish = "length"
+        speak = (speak and not self.whole) or not self._begun or ended or full
+        if speak or self.order.stops:  # which have to be looked for in every token's text
+            self._decode()
+        finish: Finish | None = "stop" if self._until.stopped or ended else "length" if full else None
         if finish and not self._until.stopped:
-            text += self._until.add(self._text.rest())
-            text += self._until.rest()
-        if not text and finish is None:
+            self._ready += self._until.add(self._text.rest()) + self._until.rest()
+        if finish is None and not (speak and self._ready):
             return None
-        said, self._unsaid = tuple(self._unsaid), []
-        return Piece(text, said, finish)
+        return self._said(finish)
+
+    def _decode(self) -> None:
+        """Make text of the tokens that are not text yet, up to a stop string."""
+        self._ready += self._until.add(self._text.add(self.tokens[self._decoded :]))
+        self._decoded = len(self.tokens)
+
+    def _said(self, finish: Finish | None) -> Piece:
+        piece = Piece(self._ready, tuple(self._unsaid), finish)
+        self._begun, self._ready, self._unsaid = True, "", []
+        return piece
 
     def _choose(self, logits: Tensor) -> Token:
         scores = self._weighed(logits)
