@@ -7,6 +7,7 @@ import random
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from tests.serve.conftest import PATIENCE, Live, demo, serving
 
 import steersman as sm
 from steersman.model.decoding import Decoding
+from steersman.serve import Settings, create_app
+from steersman.serve.running import bound, in_thread, server
 
 PROMPTS = ["I think the movie was", "The weather today is", "My day was", "The food at the restaurant was good and",
            "Paris is", "He gave the book to"]  # fmt: skip
@@ -34,7 +37,7 @@ STEERING: list[Any] = [
 def test_64_streams_at_once_are_each_what_they_are_alone(live: Live) -> None:
     draw = random.Random(0)
     asked = [
-        (draw.choice(PROMPTS), draw.randrange(len(STEERING)), draw.randrange(1, 24), bool(number % 2))
+        (draw.choice(PROMPTS), draw.randrange(len(STEERING)), draw.randrange(1, 16), bool(number % 2))
         for number in range(64)
     ]
     vectors = {name: live.vector(name) for name in ("happy", "formal")}
@@ -42,15 +45,15 @@ def test_64_streams_at_once_are_each_what_they_are_alone(live: Live) -> None:
     def ask(one: tuple[str, int, int, bool]) -> str:
         prompt, plan, tokens, stream = one
         body = {"prompt": prompt, "max_tokens": tokens, "steering": STEERING[plan], "stream": stream}
-        with live.http() as client:
-            answer = client.post("/v1/completions", json=body)
+        answer = client.post("/v1/completions", json=body)
         assert answer.status_code == 200, answer.text
         if not stream:
             return answer.json()["choices"][0]["text"]
         lines = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: {")]
         return "".join(line["choices"][0]["text"] for line in lines)
 
-    with ThreadPoolExecutor(64) as pool:
+    every = httpx.Limits(max_connections=64)
+    with ThreadPoolExecutor(64) as pool, live.http(limits=every) as client:
         found = list(pool.map(ask, asked))
     expected: dict[Any, str] = {}
     for one in asked:
@@ -61,6 +64,57 @@ def test_64_streams_at_once_are_each_what_they_are_alone(live: Live) -> None:
     assert found == [expected[one[:3]] for one in asked]
     rows = live.state.metrics.registry.get_sample_value
     assert rows("steersman_joined_rows_sum") > rows("steersman_joined_rows_count")  # pyright: ignore[reportOperatorIssue]
+
+
+@pytest.fixture(scope="module")
+def slow_and_fast(stocked: Path) -> Iterator[tuple[Live, Live]]:
+    """A server whose streams say nothing between their first text and their last, and one that says each token."""
+    with serving(stocked, limits={"interval": 600.0}) as slow, serving(stocked, limits={"interval": 0.0}) as fast:
+        yield slow, fast
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"stop": ["The movie", "was", "\n"]}, {"logprobs": 1}, {"temperature": 1.0, "seed": 3}]
+)
+def test_tokens_that_are_fast_travel_together_and_nothing_else_changes(
+    slow_and_fast: tuple[Live, Live], more: dict[str, Any]
+) -> None:
+    body = {"prompt": PROMPTS[:3], "max_tokens": 10, "stream": True, "stream_options": {"include_usage": True}, **more}
+    found: list[list[dict[str, Any]]] = []
+    for live in slow_and_fast:
+        with live.http() as client:
+            client.post("/v1/completions", json=body)  # from then on, the slow one has spoken
+            lines = client.post("/v1/completions", json=body).text.splitlines()
+            found.append([json.loads(line[6:]) for line in lines if line.startswith("data: {")])
+            whole = client.post("/v1/completions", json={k: v for k, v in body.items() if "stream" not in k}).json()
+    for own in found:
+        assert own[-1]["usage"] == whole["usage"]
+        for index, expected in enumerate(whole["choices"]):
+            said = [choice for chunk in own for choice in chunk["choices"] if choice["index"] == index]
+            assert "".join(one["text"] for one in said) == expected["text"]
+            assert said[-1]["finish_reason"] == expected["finish_reason"]
+            if "logprobs" in more:
+                tokens = [token for one in said if one["logprobs"] for token in one["logprobs"]["tokens"]]
+                assert tokens == expected["logprobs"]["tokens"]
+    # the first text and the last, and the chunk that says why it ended
+    assert all(_chunks(found[0], index) <= 3 for index in range(3))
+    assert sum(_chunks(found[1], index) for index in range(3)) > 9
+
+
+def _chunks(found: list[dict[str, Any]], index: int) -> int:
+    return sum(choice["index"] == index for chunk in found for choice in chunk["choices"])
+
+
+def test_answers_are_sent_at_once(stocked: Path) -> None:
+    """Not held back until what was sent before is acknowledged, which clients do after 40 ms."""
+    settings = Settings(stocked, port=0, name="demo")
+    listening = bound(settings)
+    made = server(create_app(demo(), settings), settings)
+    with in_thread(made, listening), httpx.Client(trust_env=False, verify=False) as client:
+        assert client.get(f"http://127.0.0.1:{listening.getsockname()[1]}/health").status_code == 200
+        (connection,) = made.server_state.connections
+        own = connection.transport.get_extra_info("socket")  # pyright: ignore[reportOptionalMemberAccess]
+        assert own.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_a_client_that_goes_frees_its_row(live: Live) -> None:

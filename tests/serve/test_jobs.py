@@ -9,8 +9,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,8 @@ from tests.serve.conftest import PATIENCE, Live, demo
 
 import steersman as sm
 from steersman import demo as packaged
-from steersman.serve.job_schema import AblationRequest
-from steersman.serve.jobs import ATTEMPTS, CancelledError, Context, Jobs
+from steersman.serve.jobs import ATTEMPTS, Context, Jobs
 from steersman.serve.metrics import Metrics
-from steersman.serve.work import kinds
 
 POSITIVE = ["I love this", "What a great day", "It is good", "This is wonderful"]
 NEGATIVE = ["I hate this", "What a bad day", "It is awful", "This is terrible"]
@@ -32,6 +31,8 @@ SWEEP: dict[str, Any] = {
     "negative": [" awful"], "layers": [7, 8], "strengths": [-1, 0, 1], "random": 4, "max_kl": 1.0,
     "neutral": ["The book is on the table."],
 }  # fmt: skip
+
+ABLATION = {"prompts": ["I love this song. The singer was", "I love this. It was"], "target": " great", "foil": " bad"}
 
 
 @pytest.fixture(scope="module")
@@ -220,70 +221,110 @@ def test_too_many_jobs_are_refused_and_damaged_ones_passed_over(tmp_path: Path) 
 # -- killed -----------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _process(folder: Path) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
+#: Forks a server for each line, which saves loading everything each time. The jobs of a server stand still half way
+#: through what they call ``held``, so that it is certain where it is killed.
+_SERVERS = """
+import json, os, sys, time
+import steersman as sm
+from steersman.cli import main
+from steersman.serve import create_app
+from steersman.serve.jobs import Jobs
+
+sm.demo_model()
+become, held = Jobs._become, None
+
+def stand_still(jobs, known, **changes):
+    become(jobs, known, **changes)
+    told = changes.get("progress")
+    if told and held and told["what"].startswith(held) and 2 * told["done"] >= told["of"]:
+        time.sleep(3600)
+
+Jobs._become = stand_still
+for line in sys.stdin:
+    folder, held = json.loads(line)
+    if not os.fork():
+        print(os.getpid(), flush=True)
+        sys.argv[1:] = ["serve", "demo", "--json", "--port", "0", "--vectors", folder]
+        main()
+"""
+
+
+@dataclass
+class Killable:
     """``steer serve demo`` in a process of its own."""
-    command = [sys.executable, "-c", "from steersman.cli import main; main()", "serve", "demo", "--json", "--port", "0",
-               "--vectors", str(folder)]  # fmt: skip
-    source = str(Path(sm.__file__).parent.parent)
-    environment = os.environ | {"PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
-    environment.pop("STEERSMAN_API_KEY", None)
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        lines: list[str] = []
-        while not lines or lines[-1] != "}\n":
-            line = process.stdout.readline()
-            assert line, "the server ended"
-            lines.append(line)
-        url = json.loads("".join(lines))["url"]
-        client = httpx.Client(base_url=url, timeout=PATIENCE, verify=False, trust_env=False)
-        _ready(client)
-        yield process, client
-    finally:
-        process.kill()
-        process.wait()
 
+    process: int
+    http: httpx.Client
 
-def _ready(client: httpx.Client) -> None:
-    until = time.monotonic() + PATIENCE
-    while True:
-        assert time.monotonic() < until
+    def kill(self) -> None:
+        """SIGKILL."""
+        os.kill(self.process, signal.SIGKILL)
+        _wait(lambda: not self.answers())
+
+    def answers(self) -> bool:
         try:
-            if client.get("/ready").status_code == 200:
-                return
+            return self.http.get("/ready").status_code == 200
         except httpx.TransportError:
-            time.sleep(0.05)
+            return False
+
+    def killed_half_way(self, folder: Path, job: str) -> bytes:
+        """The rows that a job had measured when its server was killed."""
+        _wait(lambda: _half(self.http.get(f"/v1/jobs/{job}").json()["progress"]))
+        self.kill()
+        assert json.loads((folder / "jobs" / job / "job.json").read_text())["status"] == "running"
+        rows = (folder / "jobs" / job / "rows.jsonl").read_bytes()
+        assert rows.count(b"\n") > 2
+        return rows[: rows.rfind(b"\n") + 1]
+
+    def resumed(self, folder: Path, job: str, before: bytes) -> dict[str, Any]:
+        """The job when this server has ended it: what was measured before was not measured again."""
+        _wait(lambda: self.http.get(f"/v1/jobs/{job}").json()["status"] in ("succeeded", "failed"))
+        found = self.http.get(f"/v1/jobs/{job}").json()
+        assert found["status"] == "succeeded", found["error"]
+        assert found["attempts"] == 2
+        rows = (folder / "jobs" / job / "rows.jsonl").read_bytes()
+        assert rows.startswith(before)
+        assert len(rows) > len(before)
+        keys = [json.loads(line)["key"] for line in rows.splitlines()[1:]]
+        assert len(keys) == len(set(keys))
+        return found
 
 
-def test_a_killed_server_loses_no_vector_and_no_job_and_goes_on_with_the_one_it_was_at(
-    stocked: Path, tmp_path: Path
-) -> None:
-    folder = tmp_path / "folder"
-    shutil.copytree(stocked, folder, ignore=shutil.ignore_patterns("jobs"))
-    long = SWEEP | {"layers": "all", "random": 20}
-    quick = {"name": "kept", "positive": POSITIVE, "negative": NEGATIVE, "layers": [3]}
-    with _process(folder) as (process, client):
-        done = client.post("/v1/extractions", json=quick).json()["id"]
-        job = client.post("/v1/sweeps", json=long).json()["id"]
-        rows = folder / "jobs" / job / "rows.jsonl"
-        _wait(lambda: rows.is_file() and rows.read_bytes().count(b"\n") >= 5)
-        digest = client.get("/v1/vectors/kept").json()["digest"]
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    before = rows.read_bytes()
-    before = before[: before.rfind(b"\n") + 1]
-    assert json.loads((folder / "jobs" / job / "job.json").read_text())["status"] == "running"
-    with _process(folder) as (_, client):
-        assert client.get(f"/v1/jobs/{done}").json()["status"] == "succeeded"
-        assert client.get("/v1/vectors/kept").json()["digest"] == digest
-        _wait(lambda: client.get(f"/v1/jobs/{job}").json()["status"] in ("succeeded", "failed"))
-        found = client.get(f"/v1/jobs/{job}").json()
-    assert found["status"] == "succeeded", found["error"]
-    assert found["attempts"] == 2
-    assert rows.read_bytes().startswith(before)  # what was measured is not measured again
-    keys = [json.loads(line)["key"] for line in rows.read_bytes().splitlines()[1:]]
-    assert len(keys) == len(set(keys))
+@contextmanager
+def _servers() -> Iterator[Callable[[Path, str], Killable]]:
+    """Starts servers; all are gone afterwards."""
+    environment = os.environ | {"PYTHONPATH": str(Path(sm.__file__).parent.parent), "OMP_NUM_THREADS": "1"}
+    environment.pop("STEERSMAN_API_KEY", None)
+    command, pipe = [sys.executable, "-c", _SERVERS], subprocess.PIPE
+    started: list[Killable] = []
+    with subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True) as nursery:
+        assert nursery.stdin is not None
+        assert nursery.stdout is not None
+        asked, told = nursery.stdin, nursery.stdout
+
+        def start(folder: Path, held: str = "") -> Killable:
+            print(json.dumps([str(folder), held]), file=asked, flush=True)
+            process, lines = int(told.readline()), [""]
+            while lines[-1] != "}\n":
+                lines.append(told.readline())
+                assert lines[-1], "the server ended"
+            url = json.loads("".join(lines))["url"]
+            started.append(
+                Killable(process, httpx.Client(base_url=url, timeout=PATIENCE, verify=False, trust_env=False))
+            )
+            _wait(started[-1].answers)
+            return started[-1]
+
+        try:
+            yield start
+        finally:
+            for one in started:
+                one.kill()
+            nursery.kill()
+
+
+def _half(told: dict[str, Any] | None) -> bool:
+    return told is not None and 0 < told["of"] <= 2 * told["done"]
 
 
 def _wait(held: Any) -> None:
@@ -293,27 +334,33 @@ def _wait(held: Any) -> None:
         time.sleep(0.02)
 
 
-def test_a_killed_ablation_goes_on_with_the_heads_that_are_not_measured(live: Live, tmp_path: Path) -> None:
-    asked = {"prompts": ["I love this song. The singer was", "I love this. It was"], "target": " great", "foil": " bad"}
-    request = AblationRequest.model_validate(asked).model_dump(mode="json")
-    work, rows = kinds(live.state)["ablation"], tmp_path / "rows.jsonl"
-
-    def killed(what: str, done: int, of: int) -> None:
-        if done >= of // 3:
-            raise CancelledError
-
-    with pytest.raises(CancelledError):
-        work(Context(request, tmp_path, killed))
-    before = rows.read_bytes()
-    assert 5 < before.count(b"\n") < live.model.n_layers * live.model.n_heads
-    found = work(Context(request, tmp_path, lambda what, done, of: None))
-    assert rows.read_bytes().startswith(before)
-    own = sm.ablation_study(
-        demo(), asked["prompts"], sites=sm.heads("all"), mode="mean", metric=sm.logit_difference(" great", " bad")
-    )
-    assert [one["component"] for one in found["top"][:3]] == [one.component.label for one in own.top(3)]
-    for one, expected in zip(found["top"], own.top(10), strict=True):
-        assert one["effect"] == pytest.approx(expected.effect.value, abs=1e-5)
+def test_a_killed_server_loses_no_vector_and_no_job_and_goes_on_with_the_one_it_was_at(
+    live: Live, stocked: Path, swept: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = tmp_path / "folder"
+    shutil.copytree(stocked, folder, ignore=shutil.ignore_patterns("jobs"))
+    quick = {"name": "kept", "positive": POSITIVE, "negative": NEGATIVE, "layers": [3]}
+    with _servers() as start:
+        server = start(folder, "layer")
+        done = server.http.post("/v1/extractions", json=quick).json()["id"]
+        sweep = server.http.post("/v1/sweeps", json=SWEEP).json()["id"]
+        before = server.killed_half_way(folder, sweep)
+        vectors = {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
+        server = start(folder, "heads")
+        assert server.http.get(f"/v1/jobs/{done}").json()["status"] == "succeeded"
+        assert server.resumed(folder, sweep, before)["result"] == swept["result"]
+        ablation = server.http.post("/v1/ablations", json=ABLATION).json()["id"]
+        before = server.killed_half_way(folder, ablation)
+        server = start(folder)
+        found = server.resumed(folder, ablation, before)
+        names = {one["name"] for one in server.http.get("/v1/vectors").json()["data"]}
+    assert names == {"kept", "happy", "formal"}
+    assert {path.name: path.read_bytes() for path in folder.glob("*.safetensors")} == vectors
+    with live.http() as client:
+        undisturbed = live.wait(client.post("/v1/ablations", json=ABLATION).json()["id"])
+        study = json.loads((folder / "jobs" / ablation / "study.json").read_text())
+        assert study == json.loads((live.state.jobs.folder(undisturbed["id"]) / "study.json").read_text())
+    assert found["result"] == undisturbed["result"]
 
 
 def test_packaged_pairs_are_known_for_packaged_vectors(live: Live) -> None:

@@ -167,7 +167,6 @@ class Reader:
         self._state, self._choices = state, choices
         self._news: asyncio.Queue[tuple[int, Piece]] = asyncio.Queue()
         self._streams = [Stream(state.model, choice.order, whole) for choice in choices]
-        self._produced = [0] * len(choices)
         self._begun: float | None = time.monotonic()
         for index, stream in enumerate(self._streams):
             stream.deliver = self._to(index)
