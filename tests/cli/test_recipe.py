@@ -242,6 +242,48 @@ edited = "edited"
     assert sm.SteeringModel.from_pretrained(folder / "edited").plan == expected
 
 
+GENERATE = """
+[generate]
+prompts = ["the sea is", "--help"]
+max-new-tokens = 5
+compare = true
+"""
+
+
+def test_texts_are_generated_under_the_plan_that_was_found(steer, recipe, folder, model) -> None:
+    path = recipe(EXTRACT, SWEEP, GENERATE)
+    found = steer("run", path, "--json")
+    assert found.code == 0, found.err
+    loaded, plan = sm.SteeringModel.from_pretrained(model), sm.Plan.load(folder / "recipe" / "sweep/plan.safetensors")
+    prompts = ["the sea is", "--help"]
+    rows = found.json["generation"]["results"]
+    assert [row["prompt"] for row in rows] == prompts
+    assert [row["steered"] for row in rows] == loaded.generate(prompts, steer=plan, max_new_tokens=5)
+    assert [row["unsteered"] for row in rows] == loaded.generate(prompts, max_new_tokens=5)
+    assert json.loads((folder / "recipe" / "generate" / "texts.json").read_text()) == found.json["generation"]
+    said = steer("run", recipe(EXTRACT, SWEEP, GENERATE.replace('["the sea is", "--help"]', '"others.txt"')))
+    assert said.code == 2
+    assert "generate is finished with other settings: prompts" in said.err
+
+
+def test_texts_need_no_plan(steer, recipe, model) -> None:
+    found = steer("run", recipe(GENERATE.replace("compare = true", "")), "--json")
+    assert found.code == 0, found.err
+    loaded = sm.SteeringModel.from_pretrained(model)
+    assert found.json["generation"]["results"][0]["unsteered"] == loaded.generate("the sea is", max_new_tokens=5)
+
+
+def test_a_plan_may_say_what_its_vectors_hold(steer, recipe, folder, vectors) -> None:
+    shutil.copy(vectors / "glad.safetensors", folder)
+    plan = sm.Plan(sm.Add(sm.SteeringVector.load(vectors / "glad.safetensors"), layers=[0]))
+    table = '[plan]\ndigest = "{}"\n[[plan.interventions]]\nvector = "glad"\nlayers = [0]\n'
+    other = steer("run", recipe(table.format("0" * 64)))
+    assert other.code == 2
+    assert plan.digest in other.err
+    assert not (folder / "recipe").exists()
+    assert steer("run", recipe(table.format(plan.digest))).code == 0
+
+
 def test_paths_are_meant_from_the_recipe_and_variables_of_commands_are_not_read(
     steer, recipe, folder, tmp_path, monkeypatch
 ) -> None:
@@ -279,7 +321,10 @@ def test_a_dry_run_says_every_command_and_writes_nothing(steer, recipe, folder) 
         (EXTRACT + "\n[[plan.interventions]]\nvector = 'mood'\nstrenght = 2\nlayers = [1]", "strength"),
         ("extract = 3", "write [extract]"),
         ("", "says nothing to do"),
-        ('[generate]\nvector = ["glad:1"]', "steer generate ... --config"),
+        ('[chat]\nvector = ["glad:1"]', "steer chat ... --config"),
+        ('[generate]\nvector = ["glad:1"]\nprompts = ["the sea"]', "unknown key 'vector' in [generate]"),
+        ("[generate]\nmax-new-tokens = 3", "has no prompts"),
+        ('[generate]\nprompts = "the sea"', "the sea"),
     ],
 )
 def test_unknown_keys_are_refused_with_the_nearest(steer, recipe, tables, words) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
-from tests.page.conftest import PATIENCE, PROMPT, STEERED, Open, Seen, answer, card, settled
+from tests.page.conftest import BASELINE, PATIENCE, PROMPT, STEERED, Open, Seen, answer, card, settled
 from tests.serve.conftest import Live
 
 import steersman as sm
@@ -65,8 +65,8 @@ def test_code_and_commands_give_the_text_of_the_page(exporting: Page, live: Live
 
     recipe = code(page, "Recipe", "recipe")
     Path("recipe.toml").write_text(recipe)
-    command = shlex.split(recipe.splitlines()[0].removeprefix("#"))
-    assert json.dumps(wanted) in command_says(command)
+    (row,) = json.loads(command_says(["steer", "run", "recipe.toml"]))["generation"]["results"]
+    assert (row["steered"], row["unsteered"]) == (wanted, answer(page, BASELINE))
 
     line = code(page, "curl", "curl")
     told = subprocess.run(["bash", "-c", line.replace("curl ", "curl -s ", 1)], capture_output=True, check=True)

@@ -48,16 +48,68 @@ def test_python_runs(live: Live, there: Path) -> None:
         assert said.getvalue() == _expected(live, **more) + "\n"
 
 
-@pytest.mark.parametrize("form", ["cli", "recipe"])
-def test_commands_run(live: Live, there: Path, capsys: pytest.CaptureFixture[str], form: str) -> None:
-    text = _export(live, form).text
-    if form == "recipe":
-        (there / "recipe.toml").write_text(text)
-        text = text.splitlines()[0].removeprefix("# ")
-    words = shlex.split(text)
-    assert words[:2] == ["steer", "generate"]
-    assert steer([*words[1:], "--json", "--offline"]) == 0
-    assert json.loads(capsys.readouterr().out)["results"][0]["steered"] == _expected(live)
+def _command_says(capsys: pytest.CaptureFixture[str], words: list[str]) -> Any:
+    assert words[0] == "steer"
+    assert steer([words[1], "--json", "--offline", *words[2:]]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("prompt", [PROMPT, "--help is what"])
+def test_a_command_runs(live: Live, there: Path, capsys: pytest.CaptureFixture[str], prompt: str) -> None:
+    found = _command_says(capsys, shlex.split(_export(live, "cli", text=prompt).text))["results"][0]
+    assert found["prompt"] == prompt
+    assert found["steered"] == live.model.generate(
+        prompt, steer=sm.Add(live.vector("happy"), layers=8), max_new_tokens=8
+    )
+
+
+INTRICATE = {"interventions": [
+    {"vector": "happy", "layers": {"7": 0.5, "8": 1.0}, "strength": [0.0, 1.0, 2.0], "when":
+        {"vector": "happy", "layer": 6, "above": -100.0}},
+    {"operation": "ablate", "vector": "formal", "layers": [4], "positions": {"generation": [0, 2]}},
+]}  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", [
+    {}, {"steering": INTRICATE}, {"temperature": 0.8, "seed": 5, "top_k": 20}, {"steering": None},
+    {"text": 'She said "\\no"\n\t\x7f\u2028 \U0001f600'},
+    {"text": None, "messages": [{"role": "user", "content": "How was it?"}]},
+    {"text": None, "messages": [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "How was it?"}]},
+])  # fmt: skip
+def test_a_recipe_is_run_and_gives_the_same_texts(
+    live: Live, there: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any]
+) -> None:
+    text = _export(live, "recipe", **changes).text
+    (there / "recipe.toml").write_text(text, encoding="utf-8")
+    words = text.splitlines()[0].partition(": ")[2].split()
+    assert words == ["steer", "run", "recipe.toml"]
+    found = _command_says(capsys, words)
+    asked = {k: v for k, v in (BODY | changes).items() if v is not None or k == "steering"}
+    chat = "messages" in asked
+    asked = asked if chat else {"prompt": asked.pop("text"), **asked}
+    with live.http() as client:
+        answer = client.post(f"/v1/{'chat/' if chat else ''}completions", json=asked | {"baseline": True}).json()
+    said = [one["message"]["content"] if chat else one["text"] for one in answer["choices"]]
+    row = found["generation"]["results"][0]
+    if asked["steering"] is None:
+        assert row["unsteered"] == said[0]
+    else:
+        assert [row["steered"], row["unsteered"]] == said
+        assert found["plan"]["digest"] == answer["choices"][0]["steering"]["digest"]
+
+
+def test_a_recipe_is_about_the_vectors_that_steered_and_no_others_of_that_name(
+    live: Live, there: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (there / "recipe.toml").write_text(_export(live, "recipe").text)
+    (live.vector("happy") * 1.01).save(there / "happy.safetensors")
+    assert steer(["run", "recipe.toml", "--offline"]) == 2
+    assert "happy holds other directions" in " ".join(capsys.readouterr().err.split())
+    assert not (there / "recipe").exists()
+    (there / "happy.safetensors").unlink()  # the packaged one is the same
+    assert _command_says(capsys, ["steer", "run", "recipe.toml"])["generation"]["results"][0]["steered"] == _expected(
+        live
+    )
 
 
 def test_what_the_command_line_cannot_say_goes_by_a_plan(

@@ -33,7 +33,7 @@ Tried = tuple[str, dict[str, Any]]
 
 
 def run_recipe(run: Run, recipe: File, anew: Anew = False) -> None:
-    """Carry out a recipe: extract, sweep, measure and export as one TOML file says.
+    """Carry out a recipe: extract, sweep, measure, generate and export as one TOML file says.
 
     All is checked before work begins. Interrupted, the same command goes on; what is finished is not done again.
     """
@@ -246,6 +246,7 @@ def _deliver(run: Run, recipe: Recipe, steps: list[Step], files: Files, finished
     plan = Plan.load(files.plan) if files.plan.is_file() else None
     chosen = None if plan is None else {"digest": plan.digest, **plan.spec(), "evidence": plan.evidence}
     evaluation = json.loads(files.evaluation.read_text(encoding="utf-8")) if files.evaluation.is_file() else None
+    texts = json.loads(files.texts.read_text(encoding="utf-8")) if files.texts.is_file() else None
     exports = {kind: str(path) for kind, path in recipe.exports.items() if path.exists()}
     done = [
         {"step": step.name, "command": _line(step), **finished.steps[step.name]}
@@ -254,7 +255,8 @@ def _deliver(run: Run, recipe: Recipe, steps: list[Step], files: Files, finished
     document: dict[str, Any] = {"recipe": _said(recipe), "steps": done, "plan": chosen, "exports": exports}
     record = run.record(recipe.output / STATE, details=document)
     if run.json_:
-        run.emit("steersman.recipe/1", {**document, "output": str(recipe.output), "evaluation": evaluation})
+        run.emit("steersman.recipe/1", {**document, "output": str(recipe.output), "evaluation": evaluation,
+                                         "generation": texts})  # fmt: skip
         return
     for kind, path in exports.items():
         run.out.print(f"{kind}: {escape(path)}", soft_wrap=True)

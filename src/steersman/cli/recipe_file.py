@@ -13,7 +13,8 @@ negative = [" awful"]
 [export]
 plan = "happy.plan.safetensors"
 
-Each of the tables ``extract``, ``sweep`` and ``eval`` is the command of that name, its keys that command's options.
+Each of the tables ``extract``, ``sweep``, ``eval`` and ``generate`` is the command of that name, its keys the options of
+that command.
 """
 
 from __future__ import annotations
@@ -35,12 +36,13 @@ EXPORTS = {
     "report": ".html",
 }  # fmt: skip
 _TOP: Mapping[str, type] = {"model": str, "output": str, "seed": int, "dtype": str}
-_TABLES = ("extract", "sweep", "plan", "eval", "export")
+_TABLES = ("extract", "sweep", "plan", "eval", "generate", "export")
 #: options of the commands that a recipe gives itself
 _GIVEN = {
     "extract": {"output", "show_read"},
     "sweep": {"output", "plan", "vectors"},
     "eval": {"output", "against", *STEERING},
+    "generate": {"output", *STEERING},
 }
 #: what names a file or something else: a packaged set, a vector, a repository
 _PERHAPS_FILES = ("pairs", "vector")
@@ -81,6 +83,7 @@ class Recipe:
         seed, dtype: for every step; None where it does not say.
         tables: table -> option -> value, of the steps; relative paths made whole.
         plan: a plan's spec, instead of a sweep.
+        plan_digest: of the plan that it is to come to, if that is said: the same directions, not only their names.
         exports: kind -> path.
     """
 
@@ -93,12 +96,18 @@ class Recipe:
     dtype: str | None
     tables: Mapping[str, Mapping[str, Any]]
     plan: Mapping[str, Any] | None
+    plan_digest: str | None
     exports: Mapping[str, Path]
 
     @property
     def folder(self) -> Path:
         """Where relative paths start."""
         return self.path.parent
+
+    @property
+    def planned(self) -> bool:
+        """Whether a plan comes of it."""
+        return "sweep" in self.tables or self.plan is not None
 
     @property
     def name(self) -> str:
@@ -128,13 +137,17 @@ def read(path: Path) -> Recipe:
     _check_tables(path, tables)
     folder = path.parent
     steps = {name: _options(path, name, document[name]) for name in _GIVEN if name in document}
+    plan: dict[str, Any] | None = dict(document["plan"]) if "plan" in document else None
+    planned = None if plan is None else plan.pop("digest", None)
+    if not isinstance(planned, str | None):
+        raise InputError(f"{path}, [plan]: digest = {planned!r} is no text")
     _check_vector(path, steps)
     _inherit(path, steps)
     model, output = str(document["model"]), str(document.get("output", path.stem))
     return Recipe(
         path, digest, document, str(folder / model) if (folder / model).is_dir() and model != "demo" else model,
-        folder / output, document.get("seed"), document.get("dtype"), steps, document.get("plan"),
-        _exports(path, document.get("export", {})),
+        folder / output, document.get("seed"), document.get("dtype"), steps, plan,
+        planned, _exports(path, document.get("export", {})),
     )  # fmt: skip
 
 
@@ -149,11 +162,12 @@ def _parsed(path: Path) -> tuple[dict[str, Any], str]:
 
 
 def _check_kind(path: Path, document: Mapping[str, Any]) -> None:
-    """A file of settings for other commands, such as the server's page exports, is told from a recipe."""
+    """A file of settings for commands is told from a recipe."""
     from .config import COMMANDS
 
     for name in COMMANDS:
-        if name not in _TABLES and isinstance(document.get(name), dict):
+        settings = name not in _TABLES or (name == "generate" and "model" not in document)
+        if settings and isinstance(document.get(name), dict):
             raise InputError(
                 f"{path} holds settings of steer {name}, which is no step of a recipe",
                 fix=f"steer {name} ... --config {path}",
@@ -212,8 +226,9 @@ def _options(path: Path, command: str, table: Mapping[str, Any]) -> dict[str, An
     options = options_of(command)
     names = {option.key: name for name, option in options.items()}
     given = {key.replace("_", "-"): value for key, value in table.items()}
-    config.check(path, f"in [{command}]", sorted(given), names)
-    return {names[key]: _value(path, command, options[names[key]], value) for key, value in given.items()}
+    texts = {"prompts": _texts(path, given.pop("prompts", None))} if command == "generate" else {}
+    config.check(path, f"in [{command}]", sorted(given), [*names, *texts])
+    return texts | {names[key]: _value(path, command, options[names[key]], value) for key, value in given.items()}
 
 
 def _value(path: Path, command: str, option: Option, value: Any) -> Any:
@@ -229,6 +244,18 @@ def _value(path: Path, command: str, option: Option, value: Any) -> Any:
     if option.key in _PERHAPS_FILES and not option.file:
         return [_perhaps(path, item) for item in value] if isinstance(value, list) else _perhaps(path, value)
     return str(path.parent / str(value)) if option.file else value
+
+
+def _texts(path: Path, value: Any) -> list[str]:
+    """The prompts of ``[generate]``: a list of them, or a file as the other tables name."""
+    found = cast("list[Any]", value)
+    if isinstance(value, str) and value:
+        from .inputs import read_prompts
+
+        found = read_prompts(path.parent / value)[0]
+    if not isinstance(found, list) or not found or not all(isinstance(one, str) and one for one in found):
+        raise InputError(f"{path}, [generate] has no prompts", fix='write prompts = ["I think"], or the name of a file')
+    return [str(one) for one in found]
 
 
 def _perhaps(path: Path, value: Any) -> str:

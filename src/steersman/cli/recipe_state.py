@@ -82,7 +82,7 @@ class Finished:
         for step in self.steps.values():
             for path in map(Path, step["outputs"]):
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        for name in ("extract", "sweep", "plan", "eval"):
+        for name in ("extract", "sweep", "plan", "eval", "generate"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
         self.path.unlink(missing_ok=True)
         self.steps = {}

@@ -13,6 +13,7 @@ from .failures import GATE, InputError
 from .recipe_file import Recipe, options_of
 
 if TYPE_CHECKING:
+    from ..plan import Plan
     from .session import Run
 
 
@@ -21,7 +22,7 @@ class Step:
     """One step.
 
     Attributes:
-        name: ``extract``, ``sweep``, ``plan``, ``eval``, or ``export gguf`` and the like.
+        name: ``extract``, ``sweep``, ``plan``, ``eval``, ``generate``, or ``export gguf`` and the like.
         command: which command does it, with ``arguments``; None for one that only writes a file, which ``act`` does.
         outputs: what is there when it is done.
         settings: what it depends on, flat, so that a difference can be named.
@@ -43,6 +44,7 @@ class Files:
     sweep: Path
     plan: Path
     evaluation: Path
+    texts: Path
 
     @classmethod
     def of(cls, recipe: Recipe, folder: Path | None = None) -> Files:
@@ -52,11 +54,12 @@ class Files:
         return cls(
             out / "extract" / f"{'-'.join(recipe.name.split())}.safetensors", out / "sweep",
             out / ("sweep" if swept else "plan") / "plan.safetensors", out / "eval" / "evaluation.json",
+            out / "generate" / "texts.json",
         )  # fmt: skip
 
     def make_folders(self) -> Files:
         """The same, after making the folders that they lie in."""
-        for path in (self.vector, self.plan, self.evaluation):
+        for path in (self.vector, self.plan, self.evaluation, self.texts):
             path.parent.mkdir(parents=True, exist_ok=True)
         return self
 
@@ -70,19 +73,19 @@ def steps_of(recipe: Recipe, files: Files, handed: Files) -> list[Step]:
         handed: where each step reads what another has made: ``files``, but in a trial.
     """
     found: list[Step] = []
-    for name, path in (("extract", files.vector), ("sweep", files.sweep), ("eval", files.evaluation)):
+    made = {"extract": files.vector, "sweep": files.sweep, "eval": files.evaluation, "generate": files.texts}
+    for name, path in made.items():
         if name == "eval" and recipe.plan is not None:
             found.append(_planned(recipe, files, handed))
         if name in recipe.tables:
             found.append(_command(recipe, name, path, handed))
-    if recipe.plan is not None and not any(step.name == "plan" for step in found):
-        found.append(_planned(recipe, files, handed))
     return found + [_export(recipe, kind, target, handed) for kind, target in recipe.exports.items()]
 
 
 def _command(recipe: Recipe, name: str, output: Path, handed: Files) -> Step:
-    """``steer extract``, ``sweep`` or ``eval`` as the recipe has it."""
+    """``steer extract``, ``sweep``, ``eval`` or ``generate`` as the recipe has it."""
     table = dict(recipe.tables[name])
+    prompts = table.pop("prompts") if name == "generate" else []
     words = [recipe.model, *_words(name, table)]
     outputs = [output]
     if name == "extract" and "name" not in table:
@@ -90,10 +93,12 @@ def _command(recipe: Recipe, name: str, output: Path, handed: Files) -> Step:
     if name == "sweep":
         outputs = [output / "sweep.json", output / "plan.safetensors", output / "report.html"]
         words += [] if "vector" in table else ["--vector", str(handed.vector)]
-    if name == "eval":
+    if name == "eval" or (name == "generate" and recipe.planned):
         words += ["--plan", str(handed.plan)]
+    words += ["--output", str(output), *(["--", *prompts] if prompts else [])]
     settings = {"model": recipe.model, **{key.replace("_", "-"): value for key, value in table.items()}}
-    return Step(name, name, [*words, "--output", str(output)], None, outputs, settings | _read(name, table))
+    settings |= {"prompts": prompts} if prompts else {}
+    return Step(name, name, words, None, outputs, settings | _read(name, table))
 
 
 def _words(command: str, table: Mapping[str, Any]) -> list[str]:
@@ -128,10 +133,11 @@ def _planned(recipe: Recipe, files: Files, handed: Files) -> Step:
         files.plan.parent.mkdir(parents=True, exist_ok=True)
         plan.save(files.plan)
 
-    return Step("plan", None, (), act, [files.plan], {"interventions": json.dumps(recipe.plan)})
+    return Step("plan", None, (), act, [files.plan],
+                {"interventions": json.dumps(recipe.plan), "digest": recipe.plan_digest})  # fmt: skip
 
 
-def plan_from(run: Run, recipe: Recipe, vector: Path) -> Any:
+def plan_from(run: Run, recipe: Recipe, vector: Path) -> Plan:
     """The plan of ``[plan]``, checked against the model; ``vector`` is the one that the recipe extracts."""
     from ..plan import Plan
     from ..vector import SteeringVector
@@ -144,7 +150,23 @@ def plan_from(run: Run, recipe: Recipe, vector: Path) -> Any:
         else:
             model = run.load(recipe.model) if lookup.is_packaged(name, recipe.folder) else None
             entries[name] = lookup.find(run, name, recipe.folder, model)
-    return Plan.from_spec(dict(recipe.plan or {}), entries)
+    return checked(recipe, Plan.from_spec(dict(recipe.plan or {}), entries))
+
+
+def checked(recipe: Recipe, plan: Plan) -> Plan:
+    """The plan, if it is the one that the recipe means.
+
+    Raises:
+        InputError: its directions are others.
+    """
+    if recipe.plan_digest not in (None, plan.digest):
+        raise InputError(
+            f"{recipe.path}: [plan] comes to another plan than the one it was written for",
+            why=f"its digest is {plan.digest}, not {recipe.plan_digest}: {' or '.join(named(recipe))} holds other "
+            f"directions, or what is said of them has been changed",
+            fix=f"put the files of the vectors into {recipe.folder}, or remove the line digest = ... from the recipe",
+        )
+    return plan
 
 
 def named(recipe: Recipe) -> list[str]:
@@ -196,13 +218,12 @@ def check_wanted(recipe: Recipe) -> None:
     Raises:
         InputError: it has not.
     """
-    planned = "sweep" in recipe.tables or recipe.plan is not None
     for kind in recipe.exports:
         if kind == "vector" and "extract" not in recipe.tables:
             raise InputError(f"{recipe.path}: there is no vector to export", fix="add [extract]")
         if kind == "report" and not recipe.tables.keys() & {"sweep", "eval"}:
             raise InputError(f"{recipe.path}: there is nothing to report", fix="add [sweep] or [eval]")
-        if kind not in ("vector", "report") and not planned:
+        if kind not in ("vector", "report") and not recipe.planned:
             raise InputError(
                 f"{recipe.path}: there is no plan to export as {kind}", fix="add [sweep], which chooses one, or [plan]"
             )

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .recipe_file import Recipe
-from .recipe_steps import Files, named
+from .recipe_steps import Files, checked, named
 
 if TYPE_CHECKING:
     from ..shape import ModelShape
@@ -93,4 +93,4 @@ def _written(run: Run, recipe: Recipe, shape: ModelShape, vector: SteeringVector
         entries[name] = vector if own else lookup.find(run, name, recipe.folder, None)
     plan = Plan.from_spec(dict(recipe.plan or {}), entries)
     plan.actions(shape)
-    return plan
+    return plan if any(entry is vector for entry in entries.values()) else checked(recipe, plan)

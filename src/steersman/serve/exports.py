@@ -7,7 +7,7 @@ import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -131,7 +131,7 @@ def _literal(document: Mapping[str, Any]) -> str:
 
 
 def _cli(body: ExportRequest, state: State, steered: Steered) -> str:
-    words = ["steer", "generate", state.model.shape.name, _one_prompt(body), *_chat(body)]
+    words = ["steer", "generate", state.model.shape.name, *_chat(body)]
     tokens, options = _tokens(steered)
     if tokens is None:
         words += ["--plan", "plan.safetensors"]
@@ -140,27 +140,44 @@ def _cli(body: ExportRequest, state: State, steered: Steered) -> str:
         words += [word for name, value in options.items() for word in (f"--{name}", str(value))]
     for name, value in body.settings().items():
         words += ["--max-new-tokens" if name == "max_tokens" else f"--{name.replace('_', '-')}", str(value)]
+    prompt = _one_prompt(body)
+    words[3:3] = [] if prompt.startswith("-") else [prompt]
+    words += ["--", prompt] if prompt.startswith("-") else []  # or it would be read as an option
     line = shlex.join(words) + "\n"
     return line if tokens is not None else f"# plan.safetensors is the export of the format safetensors\n{line}"
 
 
 def _recipe(body: ExportRequest, state: State, steered: Steered) -> str:
-    command = shlex.join(["steer", "generate", state.model.shape.name, _one_prompt(body), *_chat(body)])
-    tokens, options = _tokens(steered)
     settings = body.settings()
     seed = settings.pop("seed", None)
-    lines = [f"# {command} --config recipe.toml"]
-    if tokens is None:
-        lines += ["# plan.safetensors is the export of the format safetensors"]
-    lines += ["", *([f"seed = {seed}", ""] if seed is not None else []), "[generate]"]
-    if tokens is None:
-        lines.append('plan = "plan.safetensors"')
-    else:
-        lines.append(f"vector = {json.dumps(tokens)}")
-        lines += [f"{name} = {json.dumps(value)}" for name, value in options.items()]
+    lines = ["# What was asked of the server, done again: steer run recipe.toml"]
+    lines += [f"# beside this file belongs {name}.safetensors, the vector" for name in _names(steered)]
+    lines += ["", f"model = {_toml(state.model.shape.name)}"]
+    dtype = str(state.model.dtype).removeprefix("torch.")
+    lines += [f"dtype = {_toml(dtype)}"] if dtype in ("float32", "bfloat16", "float16") else []
+    lines += [] if seed is None else [f"seed = {seed}"]
+    if steered.plan:
+        lines += ["", "[plan]", f"digest = {_toml(steered.plan.digest)}  # of what the vectors hold, and what is done"]
+    for item in steered.document["interventions"] if steered.plan else ():
+        lines += ["", "[[plan.interventions]]", *(f"{name} = {_toml(value)}" for name, value in item.items())]
+    lines += ["", "[generate]", f"prompts = [{_toml(_one_prompt(body))}]"]
+    system = _system(body)
+    if body.messages is not None:
+        lines.append("chat = true" if system is None else f"system = {_toml(system)}")
     for name, value in settings.items():
-        lines.append(f"{'max-new-tokens' if name == 'max_tokens' else name.replace('_', '-')} = {json.dumps(value)}")
+        lines.append(f"{'max-new-tokens' if name == 'max_tokens' else name.replace('_', '-')} = {_toml(value)}")
+    lines += ["compare = true"] if steered.plan else []
     return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    """A value of JSON as one of TOML, in a line."""
+    if isinstance(value, Mapping):
+        inner = cast("Mapping[str, Any]", value)
+        return "{" + ", ".join(f"{_toml(str(name))} = {_toml(one)}" for name, one in inner.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml(one) for one in cast("Sequence[Any]", value)) + "]"
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _curl(body: ExportRequest, state: State, steered: Steered, url: str) -> str:
@@ -211,7 +228,11 @@ def _one_prompt(body: ExportRequest) -> str:
 
 
 def _chat(body: ExportRequest) -> list[str]:
-    if body.messages is None:
-        return []
-    system = [message.plain()["content"] for message in body.messages if message.plain()["role"] == "system"]
-    return ["--system", system[0]] if system else ["--chat"]
+    system = _system(body)
+    return [] if body.messages is None else ["--chat"] if system is None else ["--system", system]
+
+
+def _system(body: ExportRequest) -> str | None:
+    """The system's message of a chat, if it has one."""
+    said = [message.plain() for message in body.messages or ()]
+    return next((one["content"] for one in said if one["role"] == "system"), None)
