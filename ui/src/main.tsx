@@ -65,7 +65,7 @@ function Head(): JSX.Element {
         <label>
           <span class="hidden">Colours</span>
           <select value={theme.value} onChange={(event) => setTheme(event.currentTarget.value as Theme)}>
-            <option value="auto">Auto</option>
+            <option value="auto">System</option>
             <option value="light">Light</option>
             <option value="dark">Dark</option>
           </select>

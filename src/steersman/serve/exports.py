@@ -151,13 +151,14 @@ def _recipe(body: ExportRequest, state: State, steered: Steered) -> str:
     settings = body.settings()
     seed = settings.pop("seed", None)
     lines = ["# What was asked of the server, done again: steer run recipe.toml"]
-    lines += [f"# beside this file belongs {name}.safetensors, the vector" for name in _names(steered)]
+    lines += [f"# {name}.safetensors, the vector, belongs beside this file" for name in _names(steered)]
     lines += ["", f"model = {_toml(state.model.shape.name)}"]
     dtype = str(state.model.dtype).removeprefix("torch.")
     lines += [f"dtype = {_toml(dtype)}"] if dtype in ("float32", "bfloat16", "float16") else []
     lines += [] if seed is None else [f"seed = {seed}"]
     if steered.plan:
-        lines += ["", "[plan]", f"digest = {_toml(steered.plan.digest)}  # of what the vectors hold, and what is done"]
+        lines += ["", "[plan]  # and the digest of what its vectors hold and do"]
+        lines += [f"digest = {_toml(steered.plan.digest)}"]
     for item in steered.document["interventions"] if steered.plan else ():
         lines += ["", "[[plan.interventions]]", *(f"{name} = {_toml(value)}" for name, value in item.items())]
     lines += ["", "[generate]", f"prompts = [{_toml(_one_prompt(body))}]"]

@@ -8,7 +8,7 @@ import { analyses, colour, describe, jobs, vectors } from "../state";
 import { Dialog, Progress } from "./dialog";
 
 const METHODS: Record<string, string> = {
-  mean_difference: "difference of the means (a good first choice)",
+  mean_difference: "difference of means (start here)",
   mean_centred: "mean, centred",
   pca: "first principal component of the differences",
   lda: "linear discriminant",

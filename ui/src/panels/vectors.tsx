@@ -17,7 +17,7 @@ export function Vectors(props: { extract: () => void }): JSX.Element {
         <h2 id="vectors-title">Directions</h2>
         <button type="button" class="small" onClick={props.extract}>New direction</button>
       </header>
-      <p class="lead">A direction is what differs inside the model between two kinds of text. Push along it, and the model writes more like one of them.</p>
+      <p class="lead">A direction is what differs inside the model between two kinds of text. Push along it, and the model writes more like one of them. Blue on a slider: how far that goes before the rest of its writing suffers.</p>
       {items.value.length === 0 && (
         <div class="empty">
           <p><strong>No directions yet.</strong> Write a few sentences of one kind, and a few of the opposite. The difference is your first direction.</p>
