@@ -1,6 +1,6 @@
 """What serving costs: tokens a second and time to first token, beside plain ``generate`` of the same batch.
 
-python -m benchmarks.serve [--rounds 11] [--clients 1 8 32] [--wide]
+python -m benchmarks.serve [--rounds 11] [--clients 1 8 32] [--tokens 32] [--wide]
 
 ``plain`` is transformers' own ``generate`` of all prompts at once, unsteered, without a server; ``engine`` is the
 server's thread that generates, alone, under the plans of the streams: what is lost from there to ``served`` is the
@@ -31,25 +31,26 @@ from benchmarks.generate import LAYERS, WIDTH, build
 from benchmarks.timing import interval, machine
 from steersman.serve import Limits, Settings, background
 from steersman.serve.metrics import Metrics
+from steersman.serve.running import settle
 from steersman.serve.scheduler import Scheduler
 from steersman.serve.stream import Order, Piece, Stream
 
-PROMPT, NEW_TOKENS, VECTORS = "The weather today is", 32, 4
+PROMPT, VECTORS = "The weather today is", 4
 
 
-def plain(model: sm.SteeringModel, rows: int) -> float:
+def plain(model: sm.SteeringModel, rows: int, tokens: int) -> float:
     """Seconds of transformers' own ``generate``."""
     batch = model.tokens.batch([model.tokens.encode(PROMPT)] * rows)
     begun = time.perf_counter()
     with torch.inference_mode():
         model.hf.generate(
-            input_ids=batch.input_ids, attention_mask=batch.attention_mask, max_new_tokens=NEW_TOKENS, do_sample=False,
-            pad_token_id=0, min_new_tokens=NEW_TOKENS,
+            input_ids=batch.input_ids, attention_mask=batch.attention_mask, max_new_tokens=tokens, do_sample=False,
+            pad_token_id=0, min_new_tokens=tokens,
         )  # fmt: skip
     return time.perf_counter() - begun
 
 
-def engine(model: sm.SteeringModel, plans: Sequence[sm.Plan], rows: int) -> float:
+def engine(model: sm.SteeringModel, plans: Sequence[sm.Plan], rows: int, tokens: int) -> float:
     """Seconds of the server's engine without the server."""
     left, done = [rows], threading.Event()
 
@@ -60,7 +61,7 @@ def engine(model: sm.SteeringModel, plans: Sequence[sm.Plan], rows: int) -> floa
 
     scheduler = Scheduler(model, Limits(), Metrics(), post)
     ids, never = tuple(model.tokens.encode(PROMPT)), time.monotonic() + 3600
-    orders = [Order(ids, plans[i % len(plans)], NEW_TOKENS, frozenset(), never) for i in range(rows)]
+    orders = [Order(ids, plans[i % len(plans)], tokens, frozenset(), never) for i in range(rows)]
     streams = [Stream(model, order) for order in orders]
     scheduler.start()
     begun = time.perf_counter()
@@ -72,10 +73,10 @@ def engine(model: sm.SteeringModel, plans: Sequence[sm.Plan], rows: int) -> floa
 
 
 @contextmanager
-def clients(url: str) -> Iterator[Any]:
+def clients(url: str, tokens: int) -> Iterator[Any]:
     """Asks for so many streams at once; each has one of the plans, or none."""
     steering = [None, *({f"v{name}": 1.0} for name in range(VECTORS))]
-    body = {"prompt": PROMPT, "max_tokens": NEW_TOKENS, "ignore_eos": True, "stream": True}
+    body = {"prompt": PROMPT, "max_tokens": tokens, "ignore_eos": True, "stream": True}
     body |= {"stream_options": {"include_usage": True}}
     command = [sys.executable, "-m", "benchmarks.clients", url.rpartition(":")[2]]
     command.append(json.dumps([body | {"steering": one} for one in steering]))
@@ -97,12 +98,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--wide", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)
     model = build() if given.wide else sm.demo_model()
     name = f"a random Llama of {LAYERS} layers and width {WIDTH}" if given.wide else "the embedded model"
-    print(f"{machine()}; {name}; {NEW_TOKENS} new tokens; medians of {given.rounds} rounds that take turns")
+    print(f"{machine()}; {name}; {given.tokens} new tokens; medians of {given.rounds} rounds that take turns")
     print("clients  plain tok/s  engine tok/s  served tok/s  engine/plain  served/plain [95%]    first text  95%")
     draw = torch.Generator().manual_seed(0)
     vectors = [
@@ -113,24 +115,25 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for vector in vectors:
             vector.save(Path(folder) / f"{vector.name}.safetensors")
-        with background(model, Settings(Path(folder), port=0, name="bench")) as url, clients(url) as ask:
+        with background(model, Settings(Path(folder), port=0, name="bench")) as url, clients(url, given.tokens) as ask:
+            settle()  # as the command does
             for streams in given.clients:
-                measure(model, plans, ask, streams, given.rounds)
+                measure(model, plans, ask, streams, given)
 
 
-def measure(model: sm.SteeringModel, plans: Sequence[sm.Plan], ask: Any, streams: int, rounds: int) -> None:
+def measure(model: sm.SteeringModel, plans: Sequence[sm.Plan], ask: Any, streams: int, given: Any) -> None:
     """One line."""
     seconds: list[tuple[float, float, float]] = []
     firsts: list[float] = []
-    for number in range(rounds + 1):
+    for number in range(given.rounds + 1):
         served, each = ask(streams)
-        assert all(tokens == NEW_TOKENS for _, tokens in each)
-        found = plain(model, streams), engine(model, plans, streams), served
+        assert all(tokens == given.tokens for _, tokens in each)
+        found = plain(model, streams, given.tokens), engine(model, plans, streams, given.tokens), served
         if number:  # the first round warms up
             seconds.append(found)
             firsts += [first for first, _ in each]
     base, alone, served = np.array(seconds).T
-    speeds = "".join(f"{streams * NEW_TOKENS / np.median(one):13.0f} " for one in (base, alone, served))
+    speeds = "".join(f"{streams * given.tokens / np.median(one):13.0f} " for one in (base, alone, served))
     middle, low, high = interval(base / served)
     usual, late = np.quantile(firsts, [0.5, 0.95]) * 1000
     shares = f"{np.median(base / alone):13.2f}  {middle:12.2f} [{low:.2f}, {high:.2f}]"

@@ -13,8 +13,8 @@ negative = [" awful"]
 [export]
 plan = "happy.plan.safetensors"
 
-Each of the tables ``extract``, ``sweep``, ``eval`` and ``generate`` is the command of that name, its keys the options of
-that command.
+Each of the tables ``extract``, ``sweep``, ``eval`` and ``generate`` is the command of that name, its keys the command's
+options.
 """
 
 from __future__ import annotations

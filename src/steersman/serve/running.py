@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import threading
 import time
@@ -102,8 +103,15 @@ def bound(settings: Settings) -> socket.socket:
     return found
 
 
+def settle() -> None:
+    """Keep the garbage collector from going through all that is loaded, which stops every stream for a while."""
+    gc.collect()
+    gc.freeze()
+
+
 def run(app: FastAPI, settings: Settings, listening: socket.socket | None = None) -> None:
-    """Serve until interrupted."""
+    """Serve until interrupted; the process is the server's."""
+    settle()
     server(app, settings).run(sockets=[listening or bound(settings)])
 
 
