@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,7 @@ def engine(model: sm.SteeringModel, plans: Sequence[sm.Plan], rows: int, tokens:
 
 
 @contextmanager
-def clients(url: str, tokens: int) -> Iterator[Any]:
+def clients(url: str, tokens: int) -> Generator[Any]:
     """Asks for so many streams at once; each has one of the plans, or none."""
     steering = [None, *({f"v{name}": 1.0} for name in range(VECTORS))]
     body = {"prompt": PROMPT, "max_tokens": tokens, "ignore_eos": True, "stream": True}

@@ -81,6 +81,7 @@ def test_tokens_that_are_fast_travel_together_and_nothing_else_changes(
 ) -> None:
     body = {"prompt": PROMPTS[:3], "max_tokens": 10, "stream": True, "stream_options": {"include_usage": True}, **more}
     found: list[list[dict[str, Any]]] = []
+    whole: dict[str, Any] = {}
     for live in slow_and_fast:
         with live.http() as client:
             client.post("/v1/completions", json=body)  # from then on, the slow one has spoken

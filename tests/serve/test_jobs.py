@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from tests.serve.conftest import PATIENCE, Live, demo
 
 import steersman as sm
 from steersman import demo as packaged
-from steersman.serve.jobs import ATTEMPTS, Context, Jobs
+from steersman.serve.jobs import ATTEMPTS, Context, Jobs, Work
 from steersman.serve.metrics import Metrics
 
 POSITIVE = ["I love this", "What a great day", "It is good", "This is wonderful"]
@@ -135,7 +135,7 @@ def test_jobs_that_make_no_sense(live: Live, path: str, body: dict[str, Any], st
 # -- the queue, without a model ---------------------------------------------------------------------------------------
 
 
-def _jobs(folder: Path, work: Any, limit: int = 8) -> Jobs:
+def _jobs(folder: Path, work: Work, limit: int = 8) -> Jobs:
     return Jobs(folder, {"test": work}, limit, Metrics())
 
 
@@ -291,7 +291,7 @@ class Killable:
 
 
 @contextmanager
-def _servers() -> Iterator[Callable[[Path, str], Killable]]:
+def _servers() -> Generator[Callable[..., Killable]]:
     """Starts servers; all are gone afterwards."""
     environment = os.environ | {"PYTHONPATH": str(Path(sm.__file__).parent.parent), "OMP_NUM_THREADS": "1"}
     environment.pop("STEERSMAN_API_KEY", None)

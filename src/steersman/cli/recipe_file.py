@@ -248,14 +248,18 @@ def _value(path: Path, command: str, option: Option, value: Any) -> Any:
 
 def _texts(path: Path, value: Any) -> list[str]:
     """The prompts of ``[generate]``: a list of them, or a file as the other tables name."""
-    found = cast("list[Any]", value)
+    found: Any = value
     if isinstance(value, str) and value:
         from .inputs import read_prompts
 
         found = read_prompts(path.parent / value)[0]
-    if not isinstance(found, list) or not found or not all(isinstance(one, str) and one for one in found):
+    if (
+        not isinstance(found, list)
+        or not found
+        or not all(one and isinstance(one, str) for one in cast("list[Any]", found))
+    ):
         raise InputError(f"{path}, [generate] has no prompts", fix='write prompts = ["I think"], or the name of a file')
-    return [str(one) for one in found]
+    return cast("list[str]", found)
 
 
 def _perhaps(path: Path, value: Any) -> str:
