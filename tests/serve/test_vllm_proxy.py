@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -40,7 +41,16 @@ def _upstream(folder: Path) -> FastAPI:
     )  # fmt: skip
     asyncio.run(plugin.init_state(SimpleNamespace(vllm_config=config), None, None))
     plugin.attach_router(app)
-    app.state.asked = []
+    app.state.asked, app.state.open = [], 0
+
+    async def slowly(event: Any) -> AsyncIterator[str]:
+        app.state.open += 1
+        try:
+            for _ in range(100_000):
+                yield f"data: {json.dumps(event)}\n\n"
+                await asyncio.sleep(0.02)
+        finally:
+            app.state.open -= 1
 
     @app.get("/health")
     async def health() -> dict[str, str]:
@@ -75,6 +85,8 @@ def _upstream(folder: Path) -> FastAPI:
         if not body.get("stream"):
             return head | {"choices": found, "usage": usage}
         events: list[dict[str, Any]] = [head | {"choices": [piece]} for choice in found for piece in _pieces(choice)]
+        if body["max_tokens"] == 98:
+            return StreamingResponse(slowly(events[0]), media_type="text/event-stream")
         if body["max_tokens"] == 99:
             events = [*events[:2], {"error": {"message": "the engine died", "code": 500}}]
         elif body["stream_options"]["include_usage"]:
@@ -242,6 +254,25 @@ def test_an_error_ends_a_stream(before: Before) -> None:
     answer = before.http.post("/v1/completions", json=BODY | {"stream": True, "max_tokens": 99})
     *_, last = [json.loads(line.removeprefix("data: ")) for line in answer.text.split("\n\n") if line]
     assert last["error"]["message"] == "the engine died"
+
+
+@pytest.mark.parametrize("read", [0, 3])
+def test_a_client_that_goes_ends_vllms_work(before: Before, read: int) -> None:
+    asked = BODY | {"steering": ["happy:1@8"], "baseline": True, "stream": True, "max_tokens": 98}
+    with before.http.stream("POST", "/v1/completions", json=asked) as answer:
+        lines = answer.iter_lines()
+        for _ in range(read):
+            next(lines)
+        _until(before, 2)
+    _until(before, 0)
+
+
+def _until(before: Before, streams: int) -> None:
+    """Wait for that many streams of vLLM's to be open."""
+    until = time.monotonic() + PATIENCE
+    while before.behind.state.open != streams and time.monotonic() < until:
+        time.sleep(0.02)
+    assert before.behind.state.open == streams
 
 
 def test_it_is_greedy_unless_asked(before: Before) -> None:

@@ -9,6 +9,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
+from anyio import CancelScope
+
 from ..applied import touched_by
 from .answers import sse
 from .errors import ApiError
@@ -162,7 +164,8 @@ async def _together(streams: Sequence[AsyncIterator[str]]) -> AsyncGenerator[tup
     finally:
         for reader in readers:
             reader.cancel()
-        await asyncio.gather(*readers, return_exceptions=True)
+        with CancelScope(shield=True):  # cancelled again while they let go, they would leave their connections open
+            await asyncio.gather(*readers, return_exceptions=True)
 
 
 def _usage(each: Iterable[Mapping[str, Any] | None]) -> dict[str, int]:

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
+from anyio import CancelScope
 
 from ..engines.vllm.http import PREFIX
 from .arms import Told
@@ -41,7 +42,8 @@ class Upstream:
                 raise _refusal(answer.status_code, await _read(answer))
             yield answer
         finally:
-            await answer.aclose()
+            with CancelScope(shield=True):  # when the client goes, every await here is cancelled
+                await answer.aclose()
 
     async def json(self, method: str, path: str, **content: Any) -> Any:
         """What it answers."""

@@ -176,8 +176,12 @@ class Proxy:
 
     async def whole(self, asked: Asked, path: str) -> dict[str, Any]:
         """The answer to a request, at once."""
-        answers = [self.upstream.json("POST", path, json=body) for body in asked.bodies]
-        return arms.whole(asked.arms, await asyncio.gather(*answers), asked.name)
+        asking = [asyncio.ensure_future(self.upstream.json("POST", path, json=body)) for body in asked.bodies]
+        try:
+            return arms.whole(asked.arms, await asyncio.gather(*asking), asked.name)
+        finally:
+            for one in asking:  # where one is refused, nobody wants the other
+                one.cancel()
 
     async def begin(self, asked: Asked, path: str) -> AsyncGenerator[str]:
         """The answer to a request as a stream, which vLLM has taken on.
