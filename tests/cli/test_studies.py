@@ -64,9 +64,11 @@ def test_ablate_goes_on_where_its_rows_end(steer, model, tmp_path) -> None:
     assert kept.read_text().splitlines(keepends=True)[:4] == lines[:4]
     assert len(kept.read_text().splitlines()) == len(lines) > len(lines[:4])
     other = steer(*command[:4], *ENDS, "--mode", "mean", "--rows", kept)
-    assert other.code != 0 and "mode" in other.err
+    assert other.code != 0
+    assert "mode" in other.err
     wrong = steer(*command[:-1], tmp_path / "rows.txt")
-    assert wrong.code == 2 and "jsonl" in wrong.err
+    assert wrong.code == 2
+    assert "jsonl" in wrong.err
 
 
 def test_patch_scores_and_first_order_scores(steer, model, tmp_path) -> None:
