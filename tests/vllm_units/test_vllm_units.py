@@ -72,7 +72,8 @@ def computed(plan, h, residual=None, scale=1.0):
     hidden = h.clone()
     at = tables.places[place]
     steer(
-        hidden, residual, tables.bank, tables.entries[at], tables.factors[at], tables.tokens, tables.index, tables.gates
+        hidden, residual, tables.bank, tables.entries[at], tables.factors[at], tables.tokens, tables.gates,
+        tables.work[at], tables.index,
     )
     return hidden
 
@@ -220,8 +221,8 @@ def at(worker, place, h):
     """What the kernel makes of the tokens of a pass at a place."""
     tables, hidden = worker.tables, h.clone()
     number = tables.places[place]
-    steer(hidden, None, tables.bank, tables.entries[number], tables.factors[number], tables.tokens, tables.index,
-          tables.gates)  # fmt: skip
+    steer(hidden, None, tables.bank, tables.entries[number], tables.factors[number], tables.tokens, tables.gates,
+          tables.work[number], tables.index)  # fmt: skip
     return hidden
 
 
