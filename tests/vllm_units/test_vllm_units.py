@@ -21,6 +21,7 @@ from steersman.engines.vllm.settings import Settings
 from steersman.engines.vllm.tables import Capacity, Program, Tables
 from steersman.engines.vllm.worker import WorkerSteering
 from steersman.errors import FileFormatError, MismatchError, NotAppliedError, SpecError, UnsupportedError
+from steersman.positions import Positions
 from steersman.registry import Registry
 
 WIDTH, CAPACITY = 8, Capacity(tokens=64, slots=32, rows=40, rank=6)
@@ -72,8 +73,15 @@ def computed(plan, h, residual=None, scale=1.0):
     hidden = h.clone()
     at = tables.places[place]
     steer(
-        hidden, residual, tables.bank, tables.entries[at], tables.factors[at], tables.tokens, tables.gates,
-        tables.work[at], tables.index,
+        hidden,
+        residual,
+        tables.bank,
+        tables.entries[at],
+        tables.factors[at],
+        tables.tokens,
+        tables.gates,
+        tables.work[at],
+        tables.index,
     )
     return hidden
 
@@ -125,6 +133,27 @@ def test_tokens_that_are_not_steered_keep_their_bits():
     assert not torch.equal(out[1:3], h[1:3])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("positions", ["prompt[2:5]", "prompt[::2]", "prompt[-1]", "prompt[0]+prompt[3:5]"])
+@pytest.mark.parametrize("name", ["add", "ablate"])
+def test_runs_of_tokens_and_scattered_ones_are_steered_alike(name, positions, dtype):
+    def plan():
+        other = sm.Add(drawn(WIDTH, seed=9), -0.5, layers=1, positions=positions)
+        own = sm.Add(drawn(WIDTH), 1.5, layers=1, positions=positions)
+        return [own if name == "add" else sm.Ablate(drawn(WIDTH), layers=1, positions=positions), other]
+
+    h, residual = drawn(6, WIDTH, seed=1).to(dtype), drawn(6, WIDTH, seed=2).to(dtype)
+    steered = sorted({p for span in Positions.parse(positions).resolve(6, lambda text: None) for p in span})
+    out = computed(plan(), h, residual)
+    expected = h.clone()
+    full = h.float() + residual.float()
+    expected[steered] = (h.float() + wanted(plan(), full) - full)[steered].to(dtype)  # rounded once
+    exact = dtype == torch.float32
+    torch.testing.assert_close(out, expected, rtol=1e-5 if exact else 8e-3, atol=1e-5 if exact else 1e-4)
+    others = [position for position in range(6) if position not in steered]
+    assert torch.equal(out[others], h[others])
+
+
 def test_one_vector_at_many_strengths_is_one_row():
     vector = drawn(WIDTH)
     packed = [pack(sm.Plan(sm.Add(vector, s, layers=1)).actions(shape())) for s in (1.0, 2.0, -3.0)]
@@ -164,7 +193,7 @@ def test_segments_select_what_positions_say(chosen, prompt_length, new_tokens):
         for rule, number in rules.items():
             spans = rule.positions.resolve(prompt_length, lambda text: None)
             assert (states[number] is not None) == any(position in span for span in spans)
-    assert Resolved("p", {}, steering, ()).steering == type(steering).from_plain(steering.plain())
+    assert Resolved("p", {}, steering).steering == type(steering).from_plain(steering.plain())
 
 
 def test_a_schedule_starts_at_the_last_prompt_token_and_holds_its_last_value():
@@ -330,6 +359,34 @@ def test_the_front_end_refuses_what_does_not_fit(tmp_path):
     with pytest.raises(SpecError, match="without passing through its front end"):
         Resolved.from_extra({"steersman": spec()})
     assert spec_in({"other": 1}) is None
+
+
+def test_a_text_is_read_once_but_a_name_in_it_every_time(tmp_path):
+    two_class(0).save(tmp_path / "happy.safetensors")
+    compiler = Compiler(Registry(tmp_path), shape())
+    named = json.dumps(spec())
+    first = compiler.read(named)
+    assert compiler.read(named) is first
+    two_class(5).save(tmp_path / "happy.safetensors")
+    second = compiler.read(named)
+    assert second.key != first.key
+    lasting = json.dumps(second.spec)
+    (tmp_path / "happy.safetensors").unlink()
+    with pytest.raises(SpecError, match="no vector named 'happy'"):
+        compiler.read(named)
+    assert compiler.read(lasting) is second
+    assert compiler.read(json.loads(lasting)) is second
+    assert compiler.read(json.dumps(first.spec)) is first
+    mixed = json.dumps({"interventions": [*second.spec["interventions"], *spec()["interventions"]]})
+    with pytest.raises(SpecError, match="no vector named 'happy'"):
+        compiler.read(mixed)
+    two_class(0).save(tmp_path / "happy.safetensors")
+    before = compiler.read(mixed)
+    two_class(5).save(tmp_path / "happy.safetensors")
+    assert compiler.read(mixed).key != before.key
+    for _ in range(2):  # what is refused is refused again
+        with pytest.raises(SpecError, match="unknown key"):
+            compiler.read(json.dumps(spec(strenght=1)))
 
 
 def refusing(folder, **given):
