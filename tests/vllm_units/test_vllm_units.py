@@ -377,7 +377,7 @@ def test_a_text_is_read_once_but_a_name_in_it_every_time(tmp_path):
     assert compiler.read(lasting) is second
     assert compiler.read(json.loads(lasting)) is second
     assert compiler.read(json.dumps(first.spec)) is first
-    mixed = json.dumps({"interventions": [*second.spec["interventions"], *spec()["interventions"]]})
+    mixed = json.dumps({"interventions": [*spec()["interventions"], *second.spec["interventions"]]})
     with pytest.raises(SpecError, match="no vector named 'happy'"):
         compiler.read(mixed)
     two_class(0).save(tmp_path / "happy.safetensors")
@@ -387,6 +387,23 @@ def test_a_text_is_read_once_but_a_name_in_it_every_time(tmp_path):
     for _ in range(2):  # what is refused is refused again
         with pytest.raises(SpecError, match="unknown key"):
             compiler.read(json.dumps(spec(strenght=1)))
+
+
+def test_only_so_many_texts_and_plans_are_remembered(tmp_path, monkeypatch):
+    monkeypatch.setattr("steersman.engines.vllm.requests._REMEMBERED", 3)
+    registry = Registry(tmp_path)
+    compiler = Compiler(registry, shape())
+    digests = [registry.store(drawn(WIDTH, seed=seed)) for seed in range(5)]
+    texts = [json.dumps({"interventions": [{"vector": digest, "layers": [1]}]}) for digest in digests]
+    first = compiler.read(texts[0])
+    for text in (texts[1], texts[2], texts[0], texts[3]):  # the least recently used goes
+        compiler.read(text)
+    assert compiler.read(texts[0]) is first
+    for text in texts[1:]:
+        compiler.read(text)
+    again = compiler.read(texts[0])
+    assert again is not first
+    assert again.key == first.key
 
 
 def refusing(folder, **given):
