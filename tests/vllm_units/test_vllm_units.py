@@ -345,7 +345,7 @@ def test_the_front_end_refuses_what_does_not_fit(tmp_path):
         ({"steersman": spec(layers=[9])}, MismatchError, "names layer 9"),
         ({"steersman": spec(positions="prompt[50]")}, NotAppliedError, "select no token"),
         ({"steersman": spec(positions='after("x")')}, Exception, "looks for text"),
-        ({"steersman": spec(strength=[1, 2, 3, 4, 5])}, UnsupportedError, "STEERSMAN_PROGRAMS=5"),
+        ({"steersman": spec(strength=[1, 2, 3])}, UnsupportedError, "STEERSMAN_PROGRAMS=3"),
         ({"steersman": {"interventions": spec()["interventions"] * 2}}, UnsupportedError, "STEERSMAN_RANK=2"),
         ({"steersman": "{no json"}, SpecError, "JSON"),
         ({"steersman": 3}, SpecError, "must be a spec"),
