@@ -41,6 +41,10 @@ class SpecError(SteersmanError, ValueError):
     """A JSON, TOML or command-line form of a plan that does not follow the schema."""
 
 
+class UnknownVectorError(SpecError):
+    """A name of a vector that stands for nothing; the message says what there is."""
+
+
 class MismatchError(SteersmanError, ValueError):
     """A plan or vector that does not fit this model: width, layers, heads, batch size, fingerprint."""
 

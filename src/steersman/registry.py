@@ -23,9 +23,10 @@ from typing import Any, NamedTuple
 import torch
 
 from .entries import Entry, entry_from, entry_parts
-from .errors import FileFormatError, SpecError
+from .errors import FileFormatError, SpecError, SteersmanError, UnknownVectorError
 from .files import container
 from .files.atomic import replacing
+from .shape import ModelShape
 from .vector import SteeringVector
 
 #: The kind of a native file that holds a tensor, values or an eraser rather than a steering vector.
@@ -71,7 +72,7 @@ class Registry(Mapping[str, Any]):
         """``sha256-<hex>`` of what a name stands for now; its content is kept from then on.
 
         Raises:
-            SpecError: a name that is none, or that there is no file for.
+            SpecError: a name that is none, or (UnknownVectorError) that there is no file for.
             FileFormatError: the file is damaged, hostile, or holds no vector.
         """
         if _DIGEST.fullmatch(name):
@@ -81,7 +82,7 @@ class Registry(Mapping[str, Any]):
         try:
             status = path.stat()
         except OSError:
-            raise SpecError(self._unknown(name)) from None
+            raise UnknownVectorError(self._unknown(name)) from None
         seen = _Seen(status.st_mtime_ns, status.st_size, status.st_ino)
         known = self._digests.get(name)
         if known is None or known[0] != seen or not self._kept(known[1]).is_file():
@@ -104,11 +105,11 @@ class Registry(Mapping[str, Any]):
         return digest
 
     def delete(self, name: str) -> None:
-        """Forget a name. Requests that use it finish; SpecError when there is none."""
+        """Forget a name. Requests that use it finish; UnknownVectorError when there is none."""
         try:
             self._path(name).unlink()
         except FileNotFoundError:
-            raise SpecError(self._unknown(name)) from None
+            raise UnknownVectorError(self._unknown(name)) from None
         self._digests.pop(name, None)
 
     def store(self, entry: Entry) -> str:
@@ -123,17 +124,36 @@ class Registry(Mapping[str, Any]):
         self._remember(digest, entry)
         return digest
 
-    def describe(self, name: str) -> dict[str, Any]:
-        """What is known of a name, as JSON-able values."""
+    def describe(self, name: str, shape: ModelShape) -> dict[str, Any]:
+        """What is known of a name, and whether it fits a model, as JSON-able values."""
         digest = self.digest(name)
         entry = self[digest]
-        found: dict[str, Any] = {"name": name, "digest": digest, "type": type(entry).__name__}
+        found: dict[str, Any] = {"name": name, "object": "vector", "digest": digest, "type": type(entry).__name__}
         for fact in ("layers", "layer", "site", "d_model", "method"):
             value = getattr(entry, fact, None)
             if value is not None:
                 found[fact] = list(value) if isinstance(value, tuple) else value
         origin = getattr(entry, "origin", None)
-        return found | ({"model": origin.model} if origin else {})
+        found |= {"model": origin.model} if origin else {}
+        if not isinstance(entry, SteeringVector):
+            return found
+        return found | {
+            "fits": _fits(entry, shape),
+            "norms": {str(layer): norm for layer, norm in entry.norms.items()},
+            "gap": {str(layer): gap for layer, gap in entry.gap.items()},
+            "quality": entry.quality,
+            "metadata": entry.metadata,
+        }
+
+    def described(self, shape: ModelShape) -> list[dict[str, Any]]:
+        """Every name; one whose file is damaged is listed with what is wrong."""
+        found: list[dict[str, Any]] = []
+        for name in self.names():
+            try:
+                found.append(self.describe(name, shape))
+            except (FileFormatError, SpecError) as error:
+                found.append({"name": name, "object": "vector", "error": str(error)})
+        return found
 
     def _path(self, name: str) -> Path:
         if not _NAME.fullmatch(name):
@@ -148,6 +168,13 @@ class Registry(Mapping[str, Any]):
         close = get_close_matches(name, names, 1)
         hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(names) or 'none'}"
         return f"no vector named {name!r}; {hint}"
+
+    def path(self, name: str) -> Path:
+        """The file of a name; UnknownVectorError when there is none."""
+        found = self._path(name)
+        if not found.is_file():
+            raise UnknownVectorError(self._unknown(name))
+        return found
 
     # -- contents -----------------------------------------------------------------------------------------------
 
@@ -206,6 +233,14 @@ def content_digest(entry: Entry) -> str:
         hasher.update(f"{name}/{tuple(plain.shape)}".encode())
         hasher.update(plain.numpy().tobytes())
     return f"{BY_DIGEST}{hasher.hexdigest()}"
+
+
+def _fits(vector: SteeringVector, shape: ModelShape) -> bool:
+    try:
+        vector.check(shape)
+    except SteersmanError:
+        return False
+    return True
 
 
 def _read(path: Path) -> Entry:

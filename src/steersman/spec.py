@@ -31,6 +31,8 @@ from .sites import site as whole_site
 _TOKEN = re.compile(
     r"(?P<name>.+?)(?::(?P<strength>[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?))?(?:@(?P<layers>all|[-0-9, ]+))?"
 )
+#: The keys of an intervention that name entries.
+NAMING = ("vector", "direction", "eraser", "values", "means", "reference", "plane")
 _FLAT = ("vector", "strength", "layers", "positions", "operation")
 
 

@@ -52,6 +52,25 @@ def test_ablate_writes_map_table_and_document(steer, model, tmp_path) -> None:
     assert str(corpus) in record["inputs"]
 
 
+def test_ablate_goes_on_where_its_rows_end(steer, model, tmp_path) -> None:
+    kept = tmp_path / "rows.jsonl"
+    command = ("ablate", model, *PROMPTS, *ENDS, "--mode", "zero", "--rows", kept)
+    whole = steer(*command)
+    lines = kept.read_text().splitlines(keepends=True)
+    assert steer(*command[:-2]).out == whole.out
+    kept.write_text("".join(lines[:4]))
+    again = steer(*command)
+    assert (again.code, again.out) == (0, whole.out)
+    assert kept.read_text().splitlines(keepends=True)[:4] == lines[:4]
+    assert len(kept.read_text().splitlines()) == len(lines) > len(lines[:4])
+    other = steer(*command[:4], *ENDS, "--mode", "mean", "--rows", kept)
+    assert other.code != 0
+    assert "mode" in other.err
+    wrong = steer(*command[:-1], tmp_path / "rows.txt")
+    assert wrong.code == 2
+    assert "jsonl" in wrong.err
+
+
 def test_patch_scores_and_first_order_scores(steer, model, tmp_path) -> None:
     clean, corrupt = "the movie was great and", "the movie was awful and"
     sides = ("--clean", clean, "--corrupt", corrupt)

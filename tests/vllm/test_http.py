@@ -245,13 +245,58 @@ def test_in_front_of_it_completions_and_chats_are_steered_streamed_or_not(client
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == text
 
 
+def test_in_front_of_it_baselines_come_along_and_choices_say_what_was_applied(client, model, pool):
+    plan = plan_of(spec("v1", 3.0), pool)
+    more = {"extra_body": {"steering": spec("v1", 3.0), "baseline": True}}
+    asked = {"model": "m", "prompt": [PROMPTS[0], PROMPTS[2]], "max_tokens": 12, **more}
+    wanted = [model.generate(prompt, steer=plan, max_new_tokens=12) for prompt in asked["prompt"]]
+    plain = [model.generate(prompt, max_new_tokens=12) for prompt in asked["prompt"]]
+    answer = client.completions.create(**asked)
+    assert [choice.text for choice in answer.choices] == wanted + plain
+    assert [choice.arm for choice in answer.choices] == ["steered"] * 2 + ["baseline"] * 2
+    texts, last = [""] * 4, {}
+    for chunk in client.completions.create(**asked, stream=True, stream_options={"include_usage": True}):
+        for choice in chunk.choices:
+            texts[choice.index] += choice.text
+            last[choice.index] = choice
+    assert texts == wanted + plain
+    assert chunk.usage == answer.usage
+    for index, prompt in enumerate(asked["prompt"]):
+        told = answer.choices[index].steering
+        assert told == last[index].steering
+        assert told["digest"] == plan.digest
+        (item,) = told["interventions"]
+        assert (item["vector"], item["layers"], item["sites"]) == ("v1", [8], ["resid_post"])
+        count = len(model.tokens.encode(prompt))
+        assert item["tokens"]["prompt"] == (count if plan.interventions[0].positions.everywhere else 1)
+        assert 0 < item["tokens"]["generation"] <= 11
+        assert last[2 + index].steering["interventions"] == []
+
+    chat = [{"role": "user", "content": "Tell me about the weather."}]
+    found = client.chat.completions.create(model="m", messages=chat, max_tokens=12, **more)
+    assert found.choices[0].message.content == model.generate(chat, steer=plan, max_new_tokens=12)
+    assert found.choices[1].message.content == model.generate(chat, max_new_tokens=12)
+    arms = {"steered": "", "baseline": ""}
+    for chunk in client.chat.completions.create(model="m", messages=chat, max_tokens=12, stream=True, **more):
+        for choice in chunk.choices:
+            arms[choice.arm] += choice.delta.content or ""
+            last[choice.arm] = choice
+    assert list(arms.values()) == [choice.message.content for choice in found.choices]
+    assert last["steered"].steering == found.choices[0].steering
+    assert found.choices[0].steering["interventions"][0]["tokens"]["prompt"] == 1
+
+
 def test_in_front_of_it_refusals_say_why(client):
     for steering, message in (
-        (spec("nobody"), "no vector named 'nobody'"), (spec(operation="rotate", angle=0.5), "rotation"),
-        (spec(strength=1e9), "strength"), (spec(layers=[99]), "layer 99"), (3, "steering"),
+        (spec(operation="rotate", angle=0.5), "rotation"), (spec(strength=1e9), "strength"),
+        (spec(layers=[99]), "layer 99"), (3, "steering"),
     ):  # fmt: skip
-        with pytest.raises(openai.BadRequestError, match=message):
-            client.completions.create(model="m", prompt=PROMPTS[0], max_tokens=4, extra_body={"steering": steering})
+        for stream in (False, True):
+            asked = {"model": "m", "prompt": PROMPTS[0], "max_tokens": 4, "extra_body": {"steering": steering}}
+            with pytest.raises(openai.BadRequestError, match=message):
+                client.completions.create(**asked, stream=stream)
+    with pytest.raises(openai.NotFoundError, match="no vector named 'nobody'"):
+        client.completions.create(model="m", prompt=PROMPTS[0], extra_body={"steering": spec("nobody")})
     with pytest.raises(openai.NotFoundError, match="strnog"):
         client.completions.create(model="m:strnog", prompt=PROMPTS[0])
     assert client.completions.create(model="m", prompt=PROMPTS[0], max_tokens=2).choices[0].text
@@ -263,12 +308,12 @@ def test_in_front_of_it_vectors_are_stored_where_vllm_reads_them(proxied, client
     with httpx.Client(base_url=proxied, timeout=120, verify=False, trust_env=False) as http:
         stored = http.put("/v1/vectors/fresh", content=(tmp_path / "new.safetensors").read_bytes())
         assert stored.status_code == 200, stored.text
-        assert "fresh" in {one["name"] for one in http.get("/v1/vectors").json()["vectors"]}
+        assert "fresh" in {one["name"] for one in http.get("/v1/vectors").json()["data"]}
         asked = {"model": "m", "prompt": PROMPTS[0], "max_tokens": 12, "extra_body": {"steering": ["fresh:1@8"]}}
         wanted = model.generate(PROMPTS[0], steer=sm.Add(new, layers=8), max_new_tokens=12)
         assert client.completions.create(**asked).choices[0].text == wanted
         assert http.put("/v1/vectors/bad", content=b"\x00" * 64).status_code == 400
         assert http.delete("/v1/vectors/fresh").status_code == 200
-        with pytest.raises(openai.BadRequestError, match="fresh"):
+        with pytest.raises(openai.NotFoundError, match="fresh"):
             client.completions.create(**asked)
         assert http.get("/ready").status_code == 200

@@ -63,6 +63,15 @@ def ablate(
     positions: Annotated[
         str, typer.Option("--positions", metavar="WHERE", show_envvar=False, help="The tokens at which to ablate.")
     ] = "all",
+    kept: Annotated[
+        Path | None,
+        typer.Option(
+            "--rows",
+            metavar="FILE",
+            show_envvar=False,
+            help="Keep what is measured in this .jsonl, component by component; run again, it goes on from there.",
+        ),
+    ] = None,
     metric: options.MetricName = None,
     target: options.Target = None,
     foil: options.Foil = None,
@@ -79,6 +88,8 @@ def ablate(
     how = options.metric_of(metric, options.answers(rows, "target", target), options.answers(rows, "foil", foil))
     if mode not in ("zero", "mean", "resample"):
         raise InputError(f"--mode {mode} is unknown", fix="use zero, mean or resample")
+    if kept is not None and kept.suffix != ".jsonl":
+        raise InputError(f"--rows {kept} is no .jsonl file", fix="name a file that ends in .jsonl")
     corpus = None if reference is None else [row["text"] for row in options.rows_of(run, reference, ["text"])]
     texts = [row["prompt"] for row in rows]
     if run.dry_run:
@@ -90,7 +101,7 @@ def ablate(
     with options.counting(run, f"{mode} ablation") as progress:
         study = ablation_study(
             loaded, texts, sites=wanted, mode=mode, reference=corpus, metric=how, positions=positions,
-            by_position=by_position, seed=run.seed, progress=progress,
+            by_position=by_position, seed=run.seed, rows=kept, progress=progress,
         )  # fmt: skip
     if not options.deliver(run, SCHEMA, study, loaded, outputs):
         _say(run, study, top, outputs)

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from .. import spec
-from ..engines.vllm.requests import NAMING
+from ..applied import told, touched
 from ..errors import SpecError
 from ..model import SteeringModel
 from ..model.hooks import Row
 from ..operations import Action, Intervention
 from ..plan import Plan
-from ..positions import select
 from .errors import ApiError, did_you_mean
 from .settings import Limits
 from .vectors import Presets, Vectors
@@ -52,28 +51,21 @@ class Steered:
     preset: str | None = None
 
     def applied(self, row: Row, generated: int) -> dict[str, Any]:
-        """What was done to a row that ended after that many generated tokens; the last one was never fed back."""
-        found = [_applied(item, row, row.prompt_length + max(generated - 1, 0)) for item in self.items]
+        """What was done to a row that ended after that many generated tokens."""
+        found = [_applied(item, row, generated) for item in self.items]
         return {"digest": self.plan.digest, "preset": self.preset, "interventions": found}
 
 
-def _applied(item: Item, row: Row, end: int) -> dict[str, Any]:
-    found: dict[str, Any] = {name: item.said[name] for name in ("operation", "vector", "strength") if name in item.said}
-    found["strength"] = found.get("strength", 1.0)
-    found["hash"] = next(iter(item.digests.values()), None)
+def _applied(item: Item, row: Row, generated: int) -> dict[str, Any]:
+    found = told(item.said, item.actions, next(iter(item.digests.values()), None))
+    none = {"prompt": 0, "generation": 0}
     if not item.actions:
-        return found | {"layers": [], "sites": [], "positions": None, "tokens": {"prompt": 0, "generation": 0}}
+        return found | {"tokens": none}
     first = item.actions[0]
-    spans, edge = row.spans(first.positions), row.prompt_length
+    spans = row.spans(first.positions)
     held = None if first.when is None else row.gates.get(first.when)
-    in_prompt, after = len(select(spans, 0, edge)), len(select(spans, edge, end))
-    return found | {
-        "layers": sorted({action.layer for action in item.actions}),
-        "sites": sorted({action.component for action in item.actions}),
-        "positions": str(first.positions),
-        "tokens": {"prompt": 0, "generation": 0} if held is False else {"prompt": in_prompt, "generation": after},
-        **({} if held is None else {"condition": held}),
-    }
+    found["tokens"] = none if held is False else touched(spans, row.prompt_length, generated)
+    return found if held is None else found | {"condition": held}
 
 
 class Resolver:
@@ -223,7 +215,7 @@ def _check_sizes(value: Any, where: str) -> None:
 
 
 def _names(item: Mapping[str, Any]) -> list[str]:
-    found = [item[role] for role in NAMING if role in item]
+    found = [item[role] for role in spec.NAMING if role in item]
     return [*found, item["when"]["vector"]] if item.get("when") else found
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import spec
-from ..errors import FileFormatError, SpecError, SteersmanError
+from ..errors import FileFormatError, SpecError
 from ..files.atomic import replacing
 from ..registry import Registry
 from ..shape import ModelShape
@@ -107,30 +107,11 @@ class Vectors:
         """What is known of a vector, as JSON-able values; of one whose file is damaged, what is wrong."""
         with self._lock:
             try:
-                found = self.registry.describe(name)
-                entry = self.registry[found["digest"]]
+                return self.registry.describe(name, self.shape)
             except FileFormatError as error:
                 return {"name": name, "object": "vector", "error": str(error)}
             except SpecError:
                 raise missing("vector", name, self.names()) from None
-        found = {"object": "vector", **found}
-        if isinstance(entry, SteeringVector):
-            found |= {
-                "fits": _fits(entry, self.shape),
-                "norms": {str(layer): norm for layer, norm in entry.norms.items()},
-                "gap": {str(layer): gap for layer, gap in entry.gap.items()},
-                "quality": entry.quality,
-                "metadata": entry.metadata,
-            }
-        return found
-
-
-def _fits(vector: SteeringVector, shape: ModelShape) -> bool:
-    try:
-        vector.check(shape)
-    except SteersmanError:
-        return False
-    return True
 
 
 class Presets:

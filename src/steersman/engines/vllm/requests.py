@@ -16,11 +16,13 @@ from functools import cached_property
 from typing import Any, cast
 
 from ... import spec
+from ...applied import told
 from ...errors import BoundaryError, SpecError, UnsupportedError
 from ...plan import Plan, PlanLike
 from ...positions import ENDLESS, MarkerEnd
 from ...registry import Registry
 from ...shape import ModelShape
+from ...spec import NAMING
 from .blocks import program_keys
 from .packing import Packed, pack
 from .reading import READ, Reading
@@ -28,8 +30,6 @@ from .segments import Steering, resolve
 from .settings import CONDITIONS, KEY
 from .tables import Capacity
 
-#: The keys of a spec that name entries.
-NAMING = ("vector", "direction", "eraser", "values", "means", "reference", "plane")
 _REMEMBERED = 512
 
 
@@ -98,7 +98,7 @@ class Compiler:
         try:
             return self.registry.digest(name)
         except SpecError as error:
-            raise SpecError(f"{where}: {error}") from None
+            raise type(error)(f"{where}: {error}") from None
 
     def compile(self, pinned: Mapping[str, Any], key: str | None = None) -> Compiled:
         """A spec over digests in the engine's form.
@@ -257,6 +257,23 @@ class FrontEnd:
         if not steering.segments:
             return None
         return Resolved(compiled.key, compiled.spec, steering)
+
+    def told(self, document: Mapping[str, Any]) -> dict[str, Any]:
+        """What a spec comes to: ``digest`` of the plan, ``spec`` with digests in place of names, and ``interventions``.
+
+        Raises:
+            SteersmanError: as :meth:`resolve`, but for what depends on the prompt.
+        """
+        pinned = self.compiler.pinned(document)
+        self._check_room(self.compiler.compile(pinned).packed)
+        registry = self.compiler.registry or {}
+        found: list[dict[str, Any]] = []
+        for said, item in zip(spec.validate(document).interventions, pinned["interventions"], strict=True):
+            actions = Plan.from_spec({"interventions": [item]}, registry).actions(self.compiler.shape)
+            digest = next((item[role] for role in NAMING if role in item), None)
+            given = said.model_dump(mode="json", exclude_unset=True, exclude_none=True)
+            found.append(told(given, actions, digest) | {"conditional": bool(item.get("when"))})
+        return {"digest": Plan.from_spec(pinned, registry).digest, "spec": pinned, "interventions": found}
 
     def reading(self, extra: Mapping[str, Any] | None, prompt_length: int) -> Reading | None:
         """What is to be read of a request, or None.
