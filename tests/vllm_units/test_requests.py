@@ -7,6 +7,7 @@ import pytest
 import torch
 from tests.vllm_units.test_vllm_units import WIDTH, drawn, shape, two_class
 
+import steersman as sm
 from steersman.engines.vllm.requests import Compiler, FrontEnd, Resolved, spec_in
 from steersman.engines.vllm.settings import Settings
 from steersman.engines.vllm.tables import Capacity
@@ -82,6 +83,21 @@ def test_a_text_is_read_once_but_a_name_in_it_every_time(tmp_path):
     for _ in range(2):  # what is refused is refused again
         with pytest.raises(SpecError, match="unknown key"):
             compiler.read(json.dumps(spec(strenght=1)))
+
+
+def test_what_a_spec_comes_to_is_told_and_refused_as_a_request_would_be(tmp_path):
+    two_class().save(tmp_path / "happy.safetensors")
+    engine = front(tmp_path, rank=1)
+    told = engine.told(spec())
+    digest = Registry(tmp_path).digest("happy")
+    assert [item["vector"] for item in told["spec"]["interventions"]] == [digest]
+    assert told["digest"] == sm.Plan.from_spec(spec(), Registry(tmp_path)).digest
+    (item,) = told["interventions"]
+    assert (item["layers"], item["sites"], item["conditional"]) == ([1], ["resid_post"], False)
+    with pytest.raises(UnsupportedError, match="STEERSMAN_RANK=2"):
+        engine.told({"interventions": spec()["interventions"] * 2})
+    with pytest.raises(SpecError, match="did you mean 'happy'"):
+        engine.told(spec(vector="hapy"))
 
 
 def test_only_so_many_texts_and_plans_are_remembered(tmp_path, monkeypatch):

@@ -264,8 +264,9 @@ class FrontEnd:
         Raises:
             SteersmanError: as :meth:`resolve`, but for what depends on the prompt.
         """
-        pinned = self.compiler.pinned(document)
-        self._check_room(self.compiler.compile(pinned).packed)
+        compiled = self.compiler.read(document)
+        self._check_room(compiled.packed)
+        pinned = dict(compiled.spec)
         registry = self.compiler.registry or {}
         found: list[dict[str, Any]] = []
         for said, item in zip(spec.validate(document).interventions, pinned["interventions"], strict=True):
