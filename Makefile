@@ -33,7 +33,7 @@ demo: $(READY) ## the one-minute tour on the embedded model
 	@$(BIN)/steer demo
 
 test: $(READY) ## the tests of the core
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-quantised: $(READY) ## models with quantised weights (torchao, kept out of the environment: transformers would import it)
 	@test -d .venv/quantised || $(PIP) install -c constraints.txt --no-deps --target .venv/quantised torchao

@@ -20,8 +20,13 @@ PAIRS = sm.ContrastPairs(positive=sentiment.POSITIVE, negative=sentiment.NEGATIV
 
 
 @pytest.fixture(scope="module")
-def found() -> dict[str, Any]:
-    return report(Subject(SHIPPED), randoms=100)
+def subject() -> Subject:
+    return Subject(SHIPPED)
+
+
+@pytest.fixture(scope="module")
+def found(subject: Subject) -> dict[str, Any]:
+    return report(subject, randoms=100)
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +85,8 @@ def test_the_residual_stream_grows_little(found: dict[str, Any]) -> None:
     assert found["norm_growth"] <= 30
 
 
-def test_the_library_finds_the_same_vector_as_plain_hooks(model: sm.SteeringModel) -> None:
-    by_hand = sentiment.vectors(Subject(SHIPPED), sentiment.POSITIVE, sentiment.NEGATIVE)
+def test_the_library_finds_the_same_vector_as_plain_hooks(model: sm.SteeringModel, subject: Subject) -> None:
+    by_hand = sentiment.vectors(subject, sentiment.POSITIVE, sentiment.NEGATIVE)
     vector = sm.extract(model, PAIRS)
     for layer in vector:
         torch.testing.assert_close(vector[layer], by_hand[layer], rtol=1e-4, atol=1e-4)
@@ -92,10 +97,6 @@ class TestFresh:
 
     HEAD = (4, 1)
     LAYER = 7
-
-    @pytest.fixture(scope="class")
-    def subject(self) -> Subject:
-        return Subject(SHIPPED)
 
     def test_the_layer_and_the_head_are_those_chosen_elsewhere(self, found: dict[str, Any]) -> None:
         assert (found["layer"], tuple(found["head"])) == (self.LAYER, self.HEAD)

@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from tools.model.abilities.subject import Subject
+from tools.model.abilities.subject import Subject, strongest
 from tools.model.corpus import lexicon
 
 
@@ -29,22 +29,22 @@ class Attribute:
         """Mean differences at the last token [blocks, width]."""
         return (subject.last_residuals(self.more).mean(1) - subject.last_residuals(self.less).mean(1))[1:]
 
-    def balance(self, subject: Subject, layer: int, vector: torch.Tensor) -> float:
-        """P(more words) - P(less words) at the next token, mean over the prompts."""
-        chances = subject.logits(self.prompts, {layer: subject.at_last(self.prompts, vector)}).softmax(-1).mean(0)
-        less = chances[subject.tokens(self.less_words)].sum() if self.less_words else 0.0
-        return (chances[subject.tokens(self.more_words)].sum() - less).item()
+    def shifts(self, subject: Subject, layer: int, vectors: torch.Tensor) -> torch.Tensor:
+        """How far P(more words) - P(less words) at the next token moves from strength -2 to 2 of each vector: [n]."""
+        chances = subject.chances(self.prompts, layer, torch.cat([2 * vectors, -2 * vectors]))
+        found = chances[:, subject.tokens(self.more_words)].sum(1)
+        if self.less_words:
+            found = found - chances[:, subject.tokens(self.less_words)].sum(1)
+        more, less = found.chunk(2)
+        return more - less
 
     def shift(self, subject: Subject, layer: int, vector: torch.Tensor) -> float:
-        """How far the balance moves from strength -2 to 2."""
-        return self.balance(subject, layer, 2 * vector) - self.balance(subject, layer, -2 * vector)
+        """The same of one vector."""
+        return self.shifts(subject, layer, vector[None]).item()
 
     def strongest_random(self, subject: Subject, layer: int, norm: float, count: int = 100) -> float:
         """The largest |shift| of random directions of the same norm."""
-        generator = torch.Generator().manual_seed(0)
-        directions = torch.randn(count, subject.width, generator=generator)
-        directions *= norm / directions.norm(dim=1, keepdim=True)
-        return max(abs(self.shift(subject, layer, direction)) for direction in directions)
+        return strongest(lambda found: self.shifts(subject, layer, found), subject.width, norm, count, seed=0)
 
 
 NOUN_PAIRS = (

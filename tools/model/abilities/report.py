@@ -70,7 +70,9 @@ def sentiment_numbers(subject: Subject, choice: Choice, randoms: int) -> Numbers
     vectors = sentiment.vectors(subject, sentiment.POSITIVE, sentiment.NEGATIVE)
     vector = vectors[choice.layer]
     plus, minus, boosted, suppressed = sentiment.lens(subject, vector)
-    balances = {s: sentiment.balance(subject, sentiment.PROMPTS, choice.layer, s * vector) for s in (-2, -1, 0, 1, 2)}
+    strengths = torch.arange(-2.0, 3.0)
+    found = sentiment.balances(subject, sentiment.PROMPTS, choice.layer, strengths[:, None] * vector)
+    balances = {int(strength): value for strength, value in zip(strengths.tolist(), found.tolist(), strict=True)}
     return {
         "layer": choice.layer,
         "layer_scores": choice.dev_scores,

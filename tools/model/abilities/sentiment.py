@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from tools.model.abilities.subject import Subject
+from tools.model.abilities.subject import Subject, strongest
 from tools.model.corpus import lexicon
 
 POSITIVE = ["I love this! It's fantastic", "This is wonderful and amazing", "I'm so happy about this"]
@@ -27,26 +27,31 @@ def vectors(subject: Subject, positive: list[str], negative: list[str]) -> torch
     return (subject.last_residuals(positive).mean(1) - subject.last_residuals(negative).mean(1))[1:]
 
 
-def balance(subject: Subject, prompts: list[str], layer: int, vector: torch.Tensor) -> float:
-    """P(positive words) - P(negative words) at the next token, mean over `prompts`, with `vector` added at the last."""
-    chances = subject.logits(prompts, {layer: subject.at_last(prompts, vector)}).softmax(-1).mean(0)
-    plus, minus = (chances[subject.tokens(lexicon.words(name))].sum() for name in ("positive", "negative"))
-    return (plus - minus).item()
+def balances(subject: Subject, prompts: list[str], layer: int, vectors: torch.Tensor) -> torch.Tensor:
+    """P(positive words) - P(negative words) at the next token, mean over `prompts`, of each vector at the last: [n]."""
+    chances = subject.chances(prompts, layer, vectors)
+    plus, minus = (chances[:, subject.tokens(lexicon.words(name))].sum(1) for name in ("positive", "negative"))
+    return plus - minus
 
 
-def shift(subject: Subject, prompts: list[str], layer: int, vector: torch.Tensor, strength: float = 2.0) -> float:
-    """How far the balance moves from -strength to +strength."""
-    return balance(subject, prompts, layer, strength * vector) - balance(subject, prompts, layer, -strength * vector)
+def shifts(
+    subject: Subject, prompts: list[str], layer: int, vectors: torch.Tensor, strength: float = 2.0
+) -> torch.Tensor:
+    """How far the balance moves from -strength to +strength of each vector: [n]."""
+    more, less = balances(subject, prompts, layer, torch.cat([strength * vectors, -strength * vectors])).chunk(2)
+    return more - less
+
+
+def shift(subject: Subject, prompts: list[str], layer: int, vector: torch.Tensor) -> float:
+    """How far the balance moves from -2 to +2."""
+    return shifts(subject, prompts, layer, vector[None]).item()
 
 
 def strongest_random(
     subject: Subject, prompts: list[str], layer: int, norm: float, count: int = 100, seed: int = 0
 ) -> float:
     """The largest |shift| of `count` random directions of the same norm."""
-    generator = torch.Generator().manual_seed(seed)
-    directions = torch.randn(count, subject.width, generator=generator)
-    directions *= norm / directions.norm(dim=1, keepdim=True)
-    return max(abs(shift(subject, prompts, layer, direction)) for direction in directions)
+    return strongest(lambda found: shifts(subject, prompts, layer, found), subject.width, norm, count, seed)
 
 
 def lens(

@@ -53,8 +53,30 @@ class Subject:
         """
         tokens, last = self.encode(prompts)
         with self.edited(resid or {}, z or {}):
-            logits = self.model(tokens).logits
-        return logits if everywhere else logits[torch.arange(len(last)), last]
+            hidden = self.model.transformer(tokens).last_hidden_state
+        return self.model.lm_head(hidden if everywhere else hidden[torch.arange(len(last)), last])
+
+    @torch.no_grad()
+    def chances(self, prompts: list[str], layer: int, vectors: torch.Tensor, rows: int = 256) -> torch.Tensor:
+        """Next-token probabilities, in the mean of the prompts, with each vector added at the last token.
+
+        Args:
+            prompts: whose mean is taken.
+            layer: the block behind which they are added.
+            vectors: [n, width].
+            rows: run at once.
+
+        Returns:
+            [n, vocabulary].
+        """
+        tokens, last = self.encode(prompts)
+        found: list[torch.Tensor] = []
+        for part in vectors.split(max(rows // len(prompts), 1)):
+            every, ends = torch.arange(len(part) * len(prompts)), last.repeat(len(part))
+            with self.edited({layer: _adding(part.repeat_interleave(len(prompts), 0), every, ends)}, {}):
+                hidden = self.model.transformer(tokens.repeat(len(part), 1)).last_hidden_state[every, ends]
+            found.append(self.model.lm_head(hidden).softmax(-1).unflatten(0, (len(part), len(prompts))).mean(1))
+        return torch.cat(found)
 
     @torch.no_grad()
     def residuals(self, prompts: list[str]) -> torch.Tensor:
@@ -66,25 +88,13 @@ class Subject:
             stack.callback(hook.remove)
             for block in self.blocks:
                 stack.callback(block.register_forward_hook(lambda _, __, out: seen.append(_tensor(out))).remove)
-            self.model(tokens)
+            self.model.transformer(tokens)
         return torch.stack(seen)
 
     def last_residuals(self, prompts: list[str]) -> torch.Tensor:
         """The same at each prompt's last token: [blocks + 1, n, width]."""
         _, last = self.encode(prompts)
         return self.residuals(prompts)[:, torch.arange(len(last)), last]
-
-    def at_last(self, prompts: list[str], vector: torch.Tensor) -> Edit:
-        """The edit that adds `vector` at the last token of every prompt."""
-        _, last = self.encode(prompts)
-        rows = torch.arange(len(last))
-
-        def add(resid: torch.Tensor) -> torch.Tensor:
-            resid = resid.clone()
-            resid[rows, last] += vector
-            return resid
-
-        return add
 
     @contextlib.contextmanager
     def edited(self, resid: dict[int, Edit], z: dict[int, Edit]) -> Iterator[None]:
@@ -103,6 +113,22 @@ class Subject:
                 )
                 stack.callback(hook.remove)
             yield
+
+
+def _adding(vector: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> Edit:
+    def add(resid: torch.Tensor) -> torch.Tensor:
+        resid = resid.clone()
+        resid[rows, columns] += vector
+        return resid
+
+    return add
+
+
+def strongest(shifts: Callable[[torch.Tensor], torch.Tensor], width: int, norm: float, count: int, seed: int) -> float:
+    """The largest |shift| of random directions of one norm, given what measures those of many."""
+    directions = torch.randn(count, width, generator=torch.Generator().manual_seed(seed))
+    directions *= norm / directions.norm(dim=1, keepdim=True)
+    return shifts(directions).abs().max().item()
 
 
 def _tensor(output: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
