@@ -38,10 +38,10 @@ def test_it_is_the_torch_path(name, dtype):
     tables = tables_for([make() for make in PLANS[name]])
     hidden = (drawn(TOKENS + 3, WIDTH, seed=1) * 3).to(dtype)  # three rows of padding behind the tokens
     for residual in (None, drawn(TOKENS + 3, WIDTH, seed=2).to(dtype)):
-        arguments = tables.bank, tables.entries[1], tables.factors[1], tables.tokens
+        arguments = tables.bank, tables.entries[1], tables.factors[1], tables.tokens, tables.gates
         expected, found = hidden.clone(), hidden.clone()
-        steer(expected, residual, *arguments, tables.index, tables.gates)
-        launch(found, residual, *arguments, tables.gates)
+        steer(expected, residual, *arguments, tables.work[1], tables.index)
+        launch(found, residual, *arguments)
         assert not torch.equal(expected, hidden)
         exact = dtype == torch.float32
         torch.testing.assert_close(found, expected, rtol=1e-5 if exact else 1e-2, atol=1e-5 if exact else 2e-2)
@@ -69,9 +69,9 @@ def test_it_decides_conditions_and_keeps_to_them(side, measure, tmp_path):
             for layer in range(3):
                 hidden = drawn(4, WIDTH, seed=seed + 10 * layer)
                 at = tables.places["resid_post", layer]
-                where = [tables.bank, tables.entries[at], tables.factors[at], tables.tokens]
-                where += [tables.index] if kernel is steer else []
-                kernel(hidden, None, *where, tables.gates)
+                where = [tables.bank, tables.entries[at], tables.factors[at], tables.tokens, tables.gates]
+                where += [tables.work[at], tables.index] if kernel is steer else []
+                kernel(hidden, None, *where)
                 outputs.append(hidden)
             outputs.append(tables.gates.clone())
         for torch_path, triton_path in zip(outputs[:4], outputs[4:], strict=True):

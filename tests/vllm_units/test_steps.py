@@ -2,6 +2,7 @@
 
 import tempfile
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,9 +10,11 @@ from tests.vllm_units.test_vllm_units import WIDTH, at, drawn, shape
 
 import steersman as sm
 from steersman.conditions import Schedule
+from steersman.engines.vllm.packing import pack
 from steersman.engines.vllm.requests import Compiler, FrontEnd, carried
+from steersman.engines.vllm.segments import resolve
 from steersman.engines.vllm.settings import CONDITIONS, Settings
-from steersman.engines.vllm.tables import Tables
+from steersman.engines.vllm.tables import Capacity, Program, Tables
 from steersman.engines.vllm.worker import WorkerSteering
 from steersman.positions import Positions
 from steersman.registry import Registry
@@ -131,3 +134,82 @@ def test_every_request_may_use_all_that_it_is_promised_in_one_step(tmp_path):
         holding = sum(bool(when.holds(h[4 * request + 3])) for when in whens)
         expected = holding * drawn(WIDTH, seed=100 * request + 2)
         torch.testing.assert_close(found[request], expected, rtol=1e-4, atol=1e-5)
+
+
+def taken_in(front, worker, plans, prompt=3):
+    """Lets a worker take in a request for each plan, by its name."""
+    registry = Registry(front.compiler.registry.folder)
+    for name, plan in plans.items():
+        resolved = front.resolve({"steersman": carried(plan, registry)}, prompt, 9, None, None)
+        worker.observe([(name, {"steersman": resolved.plain()}, prompt)], [])
+
+
+def test_requests_that_change_rows_take_their_vectors_along(tmp_path):
+    front, worker = engine(tmp_path)
+    vectors = {name: drawn(WIDTH, seed=seed) for seed, name in enumerate("abc")}
+    taken_in(front, worker, {n: sm.Add(v, layers=1, positions="all") for n, v in vectors.items()})
+    h = drawn(2, WIDTH, seed=5)
+    for position, names in enumerate(("ab", "ab", "ba", "ca", "ca", "ac")):
+        worker.step(list(names), [1, 1], [position, position])
+        torch.testing.assert_close(at(worker, PLACE, h), h + torch.stack([vectors[name] for name in names]))
+
+
+def test_what_is_decided_at_a_chunk_of_one_token_is_not_decided_again(tmp_path):
+    front, worker = engine(tmp_path)
+    along, vector = torch.eye(WIDTH)[0], drawn(WIDTH)
+    when = sm.When(along, layer=0, above=0.0)
+    taken_in(front, worker, {"r": sm.Add(vector, layers=1, positions="last+generation", when=when)})
+    for position, count, sign, steered in ((0, 2, -1, False), (2, 1, 1, True), (3, 1, -1, True), (4, 1, -1, True)):
+        worker.step(["r"], [count], [position])
+        at(worker, ("resid_post", 0), sign * along.expand(count, WIDTH))
+        h = drawn(count, WIDTH, seed=position)
+        torch.testing.assert_close(at(worker, PLACE, h), h + vector if steered else h)
+
+
+@pytest.mark.parametrize(
+    ("length", "cosine", "by_cosine", "by_projection"), [(10, 0.3, False, True), (0.1, 0.9, True, False)]
+)
+def test_conditions_tell_a_cosine_from_a_projection(length, cosine, by_cosine, by_projection, tmp_path):
+    along, across = torch.eye(WIDTH)[:2]
+    last = length * (cosine * along + (1 - cosine**2) ** 0.5 * across)
+    for measure, holds in (("cosine", by_cosine), ("projection", by_projection)):
+        front, worker = engine(tmp_path)
+        when = sm.When(along, layer=0, measure=measure, above=0.5)
+        taken_in(front, worker, {"r": sm.Add(drawn(WIDTH), layers=1, when=when)})
+        worker.step(["r"], [3], [0])
+        at(worker, ("resid_post", 0), torch.stack([-last, -last, last]))
+        worker.step(["r"], [1], [3])
+        h = drawn(1, WIDTH, seed=1)
+        assert torch.equal(at(worker, PLACE, h), h) != holds
+
+
+def programs_of(count):
+    """Programs that each add a vector of their own."""
+    packed = [pack(sm.Plan(sm.Add(drawn(WIDTH, seed=n), layers=1)).actions(shape())) for n in range(count)]
+    return [Program(each, resolve(each, 3, 4, None, lambda text: None).programs[0]) for each in packed]
+
+
+def test_the_program_that_was_not_used_for_longest_makes_room():
+    tables = Tables([PLACE], WIDTH, Capacity(8, 2, 8, 2), torch.device("cpu"))
+    a, b, c = programs_of(3)
+    first, second = tables.slots_for({"a": a})["a"], tables.slots_for({"b": b})["b"]
+    assert tables.slots_for({"a": a}) == {"a": first}
+    assert tables.slots_for({"c": c}) == {"c": second}
+    assert tables.slots_for({"a": a}) == {"a": first}
+
+
+def test_more_than_there_is_room_for_in_one_step_is_an_error_and_not_another_program():
+    tables = Tables([PLACE], WIDTH, Capacity(8, 2, 8, 2), torch.device("cpu"))
+    with pytest.raises(RuntimeError, match="more than 2 programs or 8 rows"):
+        tables.slots_for(dict(zip("abc", programs_of(3), strict=True)))
+
+
+def test_a_row_that_two_programs_use_outlives_one_of_them():
+    tables = Tables([PLACE], WIDTH, Capacity(8, 2, 8, 2), torch.device("cpu"))
+    vector, other = drawn(WIDTH, seed=0), programs_of(2)[1]
+    weak, strong = (pack(sm.Plan(sm.Add(vector, s, layers=1)).actions(shape())) for s in (1.0, 2.0))
+    for key, packed in (("weak", weak), ("strong", strong)):
+        states = resolve(packed, 3, 4, None, lambda text: None).programs[0]
+        slot = tables.slots_for({key: Program(packed, states)})[key]
+    tables.slots_for({"other": other})  # in place of the weak one
+    assert torch.equal(tables.bank[tables.entries[0, slot, 1]], vector)

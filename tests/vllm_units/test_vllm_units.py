@@ -1,7 +1,6 @@
 """The parts of the vLLM engine that need no vLLM, held to the operations themselves and to brute force."""
 
 import json
-import random
 import tempfile
 
 import pytest
@@ -15,12 +14,12 @@ from steersman.engines.vllm.blocks import block_key, program_keys
 from steersman.engines.vllm.kernel import steer
 from steersman.engines.vllm.packing import pack
 from steersman.engines.vllm.places import shape_from
-from steersman.engines.vllm.requests import Compiler, FrontEnd, Resolved, carried, spec_in
+from steersman.engines.vllm.requests import Compiler, FrontEnd, Resolved, carried
 from steersman.engines.vllm.segments import resolve
-from steersman.engines.vllm.settings import Settings
 from steersman.engines.vllm.tables import Capacity, Program, Tables
 from steersman.engines.vllm.worker import WorkerSteering
-from steersman.errors import FileFormatError, MismatchError, NotAppliedError, SpecError, UnsupportedError
+from steersman.errors import MismatchError, UnsupportedError
+from steersman.positions import Positions
 from steersman.registry import Registry
 
 WIDTH, CAPACITY = 8, Capacity(tokens=64, slots=32, rows=40, rank=6)
@@ -72,7 +71,15 @@ def computed(plan, h, residual=None, scale=1.0):
     hidden = h.clone()
     at = tables.places[place]
     steer(
-        hidden, residual, tables.bank, tables.entries[at], tables.factors[at], tables.tokens, tables.index, tables.gates
+        hidden,
+        residual,
+        tables.bank,
+        tables.entries[at],
+        tables.factors[at],
+        tables.tokens,
+        tables.gates,
+        tables.work[at],
+        tables.index,
     )
     return hidden
 
@@ -124,6 +131,27 @@ def test_tokens_that_are_not_steered_keep_their_bits():
     assert not torch.equal(out[1:3], h[1:3])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("positions", ["prompt[2:5]", "prompt[::2]", "prompt[-1]", "prompt[0]+prompt[3:5]"])
+@pytest.mark.parametrize("name", ["add", "ablate"])
+def test_runs_of_tokens_and_scattered_ones_are_steered_alike(name, positions, dtype):
+    def plan():
+        other = sm.Add(drawn(WIDTH, seed=9), -0.5, layers=1, positions=positions)
+        own = sm.Add(drawn(WIDTH), 1.5, layers=1, positions=positions)
+        return [own if name == "add" else sm.Ablate(drawn(WIDTH), layers=1, positions=positions), other]
+
+    h, residual = drawn(6, WIDTH, seed=1).to(dtype), drawn(6, WIDTH, seed=2).to(dtype)
+    steered = sorted({p for span in Positions.parse(positions).resolve(6, lambda text: None) for p in span})
+    out = computed(plan(), h, residual)
+    expected = h.clone()
+    full = h.float() + residual.float()
+    expected[steered] = (h.float() + wanted(plan(), full) - full)[steered].to(dtype)  # rounded once
+    exact = dtype == torch.float32
+    torch.testing.assert_close(out, expected, rtol=1e-5 if exact else 8e-3, atol=1e-5 if exact else 1e-4)
+    others = [position for position in range(6) if position not in steered]
+    assert torch.equal(out[others], h[others])
+
+
 def test_one_vector_at_many_strengths_is_one_row():
     vector = drawn(WIDTH)
     packed = [pack(sm.Plan(sm.Add(vector, s, layers=1)).actions(shape())) for s in (1.0, 2.0, -3.0)]
@@ -163,7 +191,7 @@ def test_segments_select_what_positions_say(chosen, prompt_length, new_tokens):
         for rule, number in rules.items():
             spans = rule.positions.resolve(prompt_length, lambda text: None)
             assert (states[number] is not None) == any(position in span for span in spans)
-    assert Resolved("p", {}, steering, ()).steering == type(steering).from_plain(steering.plain())
+    assert Resolved("p", {}, steering).steering == type(steering).from_plain(steering.plain())
 
 
 def test_a_schedule_starts_at_the_last_prompt_token_and_holds_its_last_value():
@@ -220,8 +248,8 @@ def at(worker, place, h):
     """What the kernel makes of the tokens of a pass at a place."""
     tables, hidden = worker.tables, h.clone()
     number = tables.places[place]
-    steer(hidden, None, tables.bank, tables.entries[number], tables.factors[number], tables.tokens, tables.index,
-          tables.gates)  # fmt: skip
+    steer(hidden, None, tables.bank, tables.entries[number], tables.factors[number], tables.tokens, tables.gates,
+          tables.work[number], tables.index)  # fmt: skip
     return hidden
 
 
@@ -287,148 +315,3 @@ def test_requests_of_one_plan_decide_for_themselves(tmp_path):
     found = at(worker, ("resid_post", 1), h[:2])
     assert not torch.equal(found[0], h[0])
     assert torch.equal(found[1], h[1])
-
-
-def front(folder, **given):
-    chosen = Settings.parse({"vectors": folder, **given})
-    capacity = chosen.capacity(3, WIDTH, 4, 64)
-    rows = chosen.rows_each(3, WIDTH, 4)
-    return FrontEnd(Registry(folder), shape(), capacity, rows, chosen.programs)
-
-
-def spec(**given):
-    return {"interventions": [{"vector": "happy", "layers": [1], **given}]}
-
-
-def test_the_front_end_refuses_what_does_not_fit(tmp_path):
-    two_class().save(tmp_path / "happy.safetensors")
-    many = front(tmp_path, rank=1, programs=2)
-    assert many.resolve({"steersman": spec()}, 5, 8, None, None) is not None
-    assert many.resolve({"steersman": None}, 5, 8, None, None) is None
-    assert many.resolve({"steersman": spec(strength=0.0)}, 5, 8, None, None) is None
-    flat = {"steersman_vector": "happy", "steersman_layers": [1]}
-    same = many.resolve({"steersman": spec()}, 5, 8, None, None)
-    assert many.resolve(flat, 5, 8, None, None).keys == same.keys
-    refused = [
-        ({"steersman": spec(vector="hapy")}, SpecError, "did you mean 'happy'"),
-        ({"steersman": spec(strenght=1)}, SpecError, "unknown key 'strenght'"),
-        ({"steersman": spec(layers=[9])}, MismatchError, "names layer 9"),
-        ({"steersman": spec(positions="prompt[50]")}, NotAppliedError, "select no token"),
-        ({"steersman": spec(positions='after("x")')}, Exception, "looks for text"),
-        ({"steersman": spec(strength=[1, 2, 3, 4, 5])}, UnsupportedError, "STEERSMAN_PROGRAMS=5"),
-        ({"steersman": {"interventions": spec()["interventions"] * 2}}, UnsupportedError, "STEERSMAN_RANK=2"),
-        ({"steersman": "{no json"}, SpecError, "JSON"),
-        ({"steersman": 3}, SpecError, "must be a spec"),
-        ({"steersman": spec(), **flat}, SpecError, "not both"),
-        ({**flat, "steersman_foo": 1}, SpecError, "unknown key"),
-        ({"steersman": {"resolved": "x", "spec": {}, "segments": [], "programs": []}}, SpecError, "unknown key"),
-    ]
-    for extra, error, message in refused:
-        with pytest.raises(error, match=message):
-            many.resolve(extra, 5, 8, None, None)
-    with pytest.raises(SpecError, match="without passing through its front end"):
-        Resolved.from_extra({"steersman": spec()})
-    assert spec_in({"other": 1}) is None
-
-
-def refusing(folder, **given):
-    """A front end of an engine that cannot do all."""
-    return FrontEnd(Registry(folder), shape(), Capacity(64, 32, 40, 6), 40, 16, **given)
-
-
-def test_what_an_engine_cannot_know_it_refuses(tmp_path):
-    two_class().save(tmp_path / "happy.safetensors")
-    when = {"vector": "happy", "layer": 0, "above": 0.0}
-    spread, drafting = refusing(tmp_path, conditions=False), refusing(tmp_path, exact_generation=False)
-    with pytest.raises(UnsupportedError, match="under pipeline parallelism"):
-        spread.resolve({"steersman": spec(when=when)}, 5, 8, None, None)
-    assert spread.resolve({"steersman": spec()}, 5, 8, None, None) is not None
-    told_apart = [
-        {"positions": "generation[1:4]"}, {"positions": "generation[1:]"}, {"strength": [1.0, 2.0, 3.0]},
-        {"positions": "prompt[::2]+generation[::2]"},
-    ]  # fmt: skip
-    for wanted in told_apart:
-        with pytest.raises(UnsupportedError, match="with speculative decoding"):
-            drafting.resolve({"steersman": spec(**wanted)}, 5, 8, None, None)
-    alike = ("all", "prompt", "last", "generation", "last+generation", "prompt[1:3]+generation")
-    for wanted in [*({"positions": positions} for positions in alike), {"strength": [1.0, 2.0]}, {"when": when}]:
-        assert drafting.resolve({"steersman": spec(**wanted)}, 5, 8, None, None) is not None
-    five = [spec(when={**when, "above": threshold})["interventions"][0] for threshold in (0.1, 0.2, 0.3, 0.4, 0.5)]
-    with pytest.raises(UnsupportedError, match="5 conditions, and a request may have 4"):
-        refusing(tmp_path).resolve({"steersman": {"interventions": five}}, 5, 8, None, None)
-    few = front(tmp_path, rows=1)
-    with pytest.raises(UnsupportedError, match="STEERSMAN_ROWS=2"):
-        few.resolve({"steersman": spec(layers=[0, 1])}, 5, 8, None, None)
-
-
-@pytest.mark.parametrize("name", ["../happy", "a/b", ".kept", "", "x" * 200, "a\x00b", "nul\n"])
-def test_hostile_names_reach_no_file(name, tmp_path):
-    registry = Registry(tmp_path)
-    for act in (registry.digest, registry.delete, lambda name: registry.put(name, b"x")):
-        with pytest.raises(SpecError, match="no name of a vector"):
-            act(name)
-
-
-def test_a_name_may_be_replaced_while_its_old_content_is_in_use(tmp_path):
-    registry, other = Registry(tmp_path), Registry(tmp_path)
-    path = tmp_path / "happy.safetensors"
-    two_class(0).save(path)
-    first = registry.digest("happy")
-    two_class(5).save(path)
-    second = registry.digest("happy")
-    assert first != second
-    assert torch.equal(other[first][1], two_class(0)[1])  # another process, told the digest
-    assert torch.equal(other["happy"][1], two_class(5)[1])
-    registry.delete("happy")
-    assert registry.names() == []
-    assert torch.equal(Registry(tmp_path)[second][1], two_class(5)[1])
-
-
-def test_damaged_files_are_refused_and_leave_nothing(tmp_path):
-    registry = Registry(tmp_path)
-    with pytest.raises(FileFormatError):
-        registry.put("bad", b"\x00" * 64)
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
-    (tmp_path / "bad.safetensors").write_bytes(random.Random(0).randbytes(100))
-    with pytest.raises(FileFormatError, match="'bad'"):
-        registry.digest("bad")
-
-
-def test_an_upload_that_is_too_large_is_refused(tmp_path, monkeypatch):
-    two_class().save(tmp_path / "happy.safetensors")
-    content = (tmp_path / "happy.safetensors").read_bytes()
-    registry = Registry(tmp_path / "other")
-    monkeypatch.setattr("steersman.registry.MAX_BYTES", len(content) - 1)
-    with pytest.raises(FileFormatError, match="more than"):
-        registry.put("happy", content)
-    assert registry.names() == []
-    monkeypatch.undo()
-    registry.put("happy", content)
-    assert registry.names() == ["happy"]
-
-
-def test_kept_content_that_was_changed_is_refused(tmp_path):
-    registry = Registry(tmp_path)
-    first, second = registry.store(drawn(WIDTH, seed=1)), registry.store(drawn(WIDTH, seed=2))
-    kept = {digest: next(tmp_path.rglob(f"{digest}*")) for digest in (first, second)}
-    kept[first].write_bytes(kept[second].read_bytes())
-    assert torch.equal(Registry(tmp_path)[second], drawn(WIDTH, seed=2))
-    with pytest.raises(FileFormatError, match="not what its name says"):
-        Registry(tmp_path)[first]
-
-
-def test_other_entries_than_vectors_are_kept_by_digest(tmp_path):
-    registry = Registry(tmp_path)
-    tensor = drawn(3, WIDTH)
-    digest = registry.store(tensor)
-    assert digest == registry.store(tensor.clone())
-    assert torch.equal(Registry(tmp_path)[digest], tensor)
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [({"rnak": 3}, "unknown setting"), ({"rank": 0}, "at least 1"), ({"sites": "z"}, "names 'z'")],
-)
-def test_settings_are_checked(given, message):
-    with pytest.raises(SpecError, match=message):
-        Settings.parse(given)

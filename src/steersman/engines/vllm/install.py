@@ -114,7 +114,8 @@ def install(found: Sequence[Spot], tables: Tables, readings: Readings | None) ->
             tables.scales[spot.place] = spot.scale
             at = tables.places[spot.place]
             own = {"bank": tables.bank, "entries": tables.entries[at], "factors": tables.factors[at]}
-            buffers |= own | {"tokens": tables.tokens, "index": tables.index, "gates": tables.gates}
+            buffers |= own | {"tokens": tables.tokens, "gates": tables.gates}
+            buffers |= {"work": tables.work[at], "index": tables.index}
             setattr(spot.module, f"steersman_{spot.side}_busy", partial(tables.busy.__getitem__, at))
         if readings is not None and reads:
             readings.scales[spot.place] = spot.scale
@@ -182,8 +183,9 @@ def _before(
             module.steersman_input_entries,
             module.steersman_input_factors,
             module.steersman_input_tokens,
-            module.steersman_input_index,
             module.steersman_input_gates,
+            module.steersman_input_work,
+            module.steersman_input_index,
         )
     if side.reads:
         torch.ops.steersman.read(hidden, residual, module.steersman_input_store, module.steersman_input_wanted)
@@ -207,8 +209,9 @@ def _after(module: Any, side: _Side, output: Any) -> None:
             module.steersman_output_entries,
             module.steersman_output_factors,
             module.steersman_output_tokens,
-            module.steersman_output_index,
             module.steersman_output_gates,
+            module.steersman_output_work,
+            module.steersman_output_index,
         )
     if side.reads:
         torch.ops.steersman.read(hidden, residual, module.steersman_output_store, module.steersman_output_wanted)
@@ -220,7 +223,7 @@ def register_ops(register: Callable[..., None], library: Any) -> None:
         return
     from .kernel import steer
 
-    arguments = ("hidden", "residual", "bank", "entries", "factors", "tokens", "index", "gates")
+    arguments = ("hidden", "residual", "bank", "entries", "factors", "tokens", "gates", "work", "index")
     typed = {
         "steer": (_typed(steer, arguments), ["hidden", "gates"]),
         "read": (_typed(read, ("hidden", "residual", "store", "wanted")), ["store"]),

@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -123,7 +124,7 @@ class Packed:
     rows: tuple[Tensor, ...]
     conditions: tuple[Condition, ...] = ()
 
-    @property
+    @cached_property
     def rank(self) -> int:
         """The most entries that any place may have."""
         counts: dict[Place, int] = {}

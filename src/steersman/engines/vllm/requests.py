@@ -12,6 +12,7 @@ import json
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 
 from ... import spec
@@ -54,22 +55,39 @@ class Compiler:
         self.registry = registry
         self.shape = shape
         self._known: OrderedDict[str, Compiled] = OrderedDict()
+        self._lasting: OrderedDict[str, Compiled] = OrderedDict()  # by texts that mean the same for ever
 
-    def pinned(self, document: Mapping[str, Any] | str) -> dict[str, Any]:
-        """A spec with every name replaced by the digest of what it stands for now.
+    def read(self, document: Mapping[str, Any] | str) -> Compiled:
+        """A spec as a request carries it, in the engine's form.
 
         Raises:
-            SpecError: it does not follow the schema, or names what there is not.
+            SteersmanError: it does not follow the schema, names what there is not, makes no sense, does not fit the
+                model, or cannot be carried out by this engine.
         """
+        text = document if isinstance(document, str) else ""
+        if text in self._lasting:
+            self._lasting.move_to_end(text)
+            return self._lasting[text]
+        pinned, lasting = self._pinned(document)
+        compiled = self.compile(pinned)
+        if text and lasting:
+            _remember(self._lasting, text, compiled)
+        return compiled
+
+    def _pinned(self, document: Mapping[str, Any] | str) -> tuple[dict[str, Any], bool]:
+        """A spec with every name replaced by the digest of what it stands for now; and whether all were digests."""
         items: list[dict[str, Any]] = []
+        lasting = True
         for number, item in enumerate(spec.validate(document).interventions):
             given = item.model_dump(mode="json", exclude_unset=True, exclude_none=True)
             for holder in (given, given.get("when") or {}):
                 for role in NAMING:
                     if role in holder:
-                        holder[role] = self._digest(holder[role], f"interventions.{number}")
+                        digest = self._digest(holder[role], f"interventions.{number}")
+                        lasting = lasting and digest == holder[role]
+                        holder[role] = digest
             items.append(given)
-        return {"interventions": items}
+        return {"interventions": items}, lasting
 
     def _digest(self, name: str, where: str) -> str:
         if self.registry is None:
@@ -82,20 +100,28 @@ class Compiler:
         except SpecError as error:
             raise type(error)(f"{where}: {error}") from None
 
-    def compile(self, pinned: Mapping[str, Any]) -> Compiled:
-        """A pinned spec in the engine's form.
+    def compile(self, pinned: Mapping[str, Any], key: str | None = None) -> Compiled:
+        """A spec over digests in the engine's form.
+
+        Args:
+            key: what another compiler found as its key.
 
         Raises:
             SteersmanError: it makes no sense, does not fit the model, or cannot be carried out by this engine.
         """
-        key = hashlib.sha256(json.dumps(pinned, sort_keys=True).encode()).hexdigest()
+        if key is None:
+            key = hashlib.sha256(json.dumps(pinned, sort_keys=True).encode()).hexdigest()
         if key not in self._known:
             plan = Plan.from_spec(pinned, self.registry if self.registry is not None else {})
-            self._known[key] = Compiled(key, pinned, pack(plan.actions(self.shape)))
-            while len(self._known) > _REMEMBERED:
-                self._known.popitem(last=False)
+            _remember(self._known, key, Compiled(key, pinned, pack(plan.actions(self.shape))))
         self._known.move_to_end(key)
         return self._known[key]
+
+
+def _remember(known: OrderedDict[str, Compiled], key: str, compiled: Compiled) -> None:
+    known[key] = compiled
+    while len(known) > _REMEMBERED:
+        known.popitem(last=False)
 
 
 def spec_in(extra: Mapping[str, Any] | None) -> Mapping[str, Any] | str | None:
@@ -140,13 +166,16 @@ class Resolved:
         plan: key of the plan.
         spec: the pinned spec, from which a worker compiles it.
         steering: which tokens are steered by which program.
-        keys: a name for what each program does.
     """
 
     plan: str
     spec: Mapping[str, Any]
     steering: Steering
-    keys: tuple[str, ...]
+
+    @cached_property
+    def keys(self) -> tuple[str, ...]:
+        """A name for what each program does."""
+        return program_keys(self.plan, self.steering.programs)
 
     def plain(self) -> dict[str, Any]:
         """As JSON-able values."""
@@ -168,8 +197,7 @@ class Resolved:
                 "steering is checked; add it through LLM, AsyncLLM or the server"
             )
         found = cast("dict[str, Any]", document)
-        steering = Steering.from_plain(found)
-        return cls(found["resolved"], found["spec"], steering, program_keys(found["resolved"], steering.programs))
+        return cls(found["resolved"], found["spec"], Steering.from_plain(found))
 
 
 class FrontEnd:
@@ -222,13 +250,13 @@ class FrontEnd:
         document = spec_in(extra)
         if document is None:
             return None
-        compiled = self.compiler.compile(self.compiler.pinned(document))
+        compiled = self.compiler.read(document)
         self._check_room(compiled.packed)
         steering = resolve(compiled.packed, prompt_length, new_tokens, prompt, marker_end if marker_end else _no_text)
         self._check_programs(steering, prompt_length)
         if not steering.segments:
             return None
-        return Resolved(compiled.key, compiled.spec, steering, program_keys(compiled.key, steering.programs))
+        return Resolved(compiled.key, compiled.spec, steering)
 
     def told(self, document: Mapping[str, Any]) -> dict[str, Any]:
         """What a spec comes to: ``digest`` of the plan, ``spec`` with digests in place of names, and ``interventions``.
@@ -236,8 +264,9 @@ class FrontEnd:
         Raises:
             SteersmanError: as :meth:`resolve`, but for what depends on the prompt.
         """
-        pinned = self.compiler.pinned(document)
-        self._check_room(self.compiler.compile(pinned).packed)
+        compiled = self.compiler.read(document)
+        self._check_room(compiled.packed)
+        pinned = dict(compiled.spec)
         registry = self.compiler.registry or {}
         found: list[dict[str, Any]] = []
         for said, item in zip(spec.validate(document).interventions, pinned["interventions"], strict=True):

@@ -4,8 +4,8 @@ All tensors are allocated once, before the model is traced or captured, and only
 graph, or a recorded one, that holds them sees every later request. Slot 0 does nothing. A slot holds one program and
 stays valid while it is kept, so a decoding step that is like the last one writes nothing at all.
 
-On the CPU, slot 0's row of each place tells the kernel how much there is to do there in this step, and ``index`` lists
-the steered tokens; on other devices the kernel looks at each token's slot instead.
+On the CPU, ``work`` tells the kernel how much there is to do at a place in this step, and which tokens are steered; on
+other devices the kernel looks at each token's slot instead.
 """
 
 from __future__ import annotations
@@ -64,7 +64,9 @@ class Tables:
         entries: int32 ``[places, 1 + slots, 1 + 5 rank]``.
         factors: float32 ``[places, 1 + slots, 5 rank]``.
         tokens: int32 ``[tokens]``, the slot of each token of the step.
-        index: int64 ``[1 + tokens]``: how many tokens are steered, then which.
+        work: int64 ``[places, 4]``: the most entries that a token has at the place; whether any of them does more than
+            add; the first steered token, if the steered ones are a run, or -1; how many there are.
+        index: int64 ``[tokens]``: which tokens are steered, if they are no run.
         busy: whether the op has anything to do at each place in the coming step; always, where only the kernel knows.
         gates: float32 ``[1 + gates]``: 1 where one is open, 0 where it is shut, written by the kernel; gate 0 is open.
     """
@@ -80,13 +82,14 @@ class Tables:
         self.factors = torch.zeros(len(places), slots, FLOATS * rank, dtype=torch.float32, device=device)
         self.factors[:, :, ::FLOATS] = 1.0
         self.tokens = torch.zeros(capacity.tokens, dtype=torch.int32, device=device)
-        self.index = torch.zeros(capacity.tokens + 1, dtype=torch.int64, device=device)
+        self.work = torch.zeros(len(places), 4, dtype=torch.int64, device=device)
+        self.index = torch.zeros(capacity.tokens, dtype=torch.int64, device=device)
         self.gates = torch.ones(capacity.gates + 1, dtype=torch.float32, device=device)
         self.busy = [device.type != "cpu"] * len(places)
         self._host = np.zeros(capacity.tokens, dtype=np.int32)
         self._slots: OrderedDict[str, int] = OrderedDict()  # least recently used first
         self._free_slots = list(range(capacity.slots, 0, -1))
-        self._loads: dict[int, np.ndarray] = {}  # slot -> (entries, general) at each place
+        self._loads: dict[int, np.ndarray] = {}  # slot -> (entries, whether one does more than add) at each place
         self._held: dict[int, list[bytes]] = {}  # slot -> the rows it uses
         self._rows: dict[bytes, int] = {}
         self._users: dict[bytes, int] = {}
@@ -127,7 +130,7 @@ class Tables:
             loads = np.zeros((len(self.places), 2), dtype=np.int32)
             for place, found in program.items():
                 at = self.places[place]
-                loads[at] = len(found), any(map(_general, found))
+                loads[at] = len(found), any(map(_does_more, found))
                 entries[at, number, 0] = len(found)
                 for k, entry in enumerate(found):
                     self._put(entries[at, number], factors[at, number], k, entry, rows, self.scales[place])
@@ -142,7 +145,13 @@ class Tables:
 
     @staticmethod
     def _put(ints: np.ndarray, floats: np.ndarray, k: int, entry: Entry, rows: Mapping[int, int], scale: float) -> None:
-        """Write an entry; where the site's value is ``scale`` times the tensor, it acts on the tensor as wanted."""
+        """Write an entry; where the site's value is ``scale`` times the tensor, it acts on the tensor as wanted.
+
+        What reads nothing has a shift of 1, so that its factor is all that it adds.
+        """
+        factor, shift = entry.factor, entry.shift / scale
+        if entry.read == NOTHING:
+            factor, shift = factor * shift, 1.0
         ints[1 + INTS * k : 1 + INTS * (k + 1)] = (
             0 if entry.write == NOTHING else rows[entry.write],
             0 if entry.read == NOTHING else rows[entry.read],
@@ -151,7 +160,7 @@ class Tables:
             entry.decides,
         )
         floats[FLOATS * k : FLOATS * (k + 1)] = (
-            entry.gain, entry.factor, entry.shift / scale, entry.low / scale, entry.high / scale,
+            entry.gain, factor, shift, entry.low / scale, entry.high / scale,
         )  # fmt: skip
 
     def _take(
@@ -205,13 +214,19 @@ class Tables:
         changed = max(before, self._used)
         self.tokens[:changed].copy_(torch.from_numpy(host[:changed].copy()), non_blocking=True)
         if self.device.type == "cpu":
-            steered = host[: self._used].nonzero()[0]
-            self.index[0] = len(steered)
-            self.index[1 : 1 + len(steered)] = torch.from_numpy(steered)
-            loads = [self._loads[slot] for slot in {slot for *_, slot in runs}]
-            most = np.max(loads, axis=0) if loads else np.zeros((len(self.places), 2), dtype=np.int32)
-            self.entries[:, 0, :2] = torch.from_numpy(most)
-            self.busy[:] = (most[:, 0] > 0).tolist()
+            self._describe(host[: self._used].nonzero()[0], {slot for *_, slot in runs})
+
+    def _describe(self, steered: np.ndarray, slots: Iterable[int]) -> None:
+        """Say what there is to do at each place: for which tokens, ascending, of which slots."""
+        count = len(steered)
+        first = int(steered[0]) if count and steered[-1] - steered[0] == count - 1 else -1
+        if first < 0:
+            self.index[:count] = torch.from_numpy(steered)
+        loads = [self._loads[slot] for slot in slots]
+        work = self.work.numpy()
+        work[:, :2] = np.max(loads, axis=0) if loads else 0
+        work[:, 2:] = first, count
+        self.busy[:] = (work[:, 0] > 0).tolist()
 
     def forget(self) -> None:
         """Give up every program."""
@@ -224,6 +239,6 @@ class Tables:
         return {"slots": len(self._slots), "rows": len(self._rows)}
 
 
-def _general(entry: Entry) -> bool:
+def _does_more(entry: Entry) -> bool:
     """Whether it does more than add a vector."""
-    return entry.read != NOTHING or entry.gain != 1
+    return entry.read != NOTHING or entry.gain != 1 or entry.gate != 0

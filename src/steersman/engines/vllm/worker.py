@@ -101,7 +101,7 @@ class WorkerSteering:
         for name, extra, length in new:
             resolved = Resolved.from_extra(extra)
             if resolved is not None and name not in self.requests:  # one that was preempted may be announced anew
-                self.requests[name] = Steered(resolved, self.compiler.compile(resolved.spec).packed)
+                self.requests[name] = Steered(resolved, self.compiler.compile(resolved.spec, resolved.plan).packed)
             reading = Reading.from_extra(extra)
             if reading is not None and self.readings is not None:
                 self.readings.begin(name, reading, length)
