@@ -23,6 +23,7 @@ __all__ = [
     "SpecError",
     "SteersmanError",
     "TraceError",
+    "UnknownVectorError",
     "UnsupportedError",
     "VerificationError",
     "VersionError",
