@@ -20,7 +20,7 @@ _IDS = ("token_ids", "prompt_token_ids")
 
 
 @dataclass(frozen=True, eq=False)
-class Told:
+class Understood:
     """The plan of an arm, as vLLM's front end understood it.
 
     Attributes:
@@ -57,13 +57,13 @@ class Arm:
 
     Attributes:
         name: ``steered`` or ``baseline``.
-        told: its plan.
+        plan: its plan.
         first: the index of its first choice.
         shown: whether the client asked for token ids itself.
     """
 
     name: str
-    told: Told
+    plan: Understood
     first: int = 0
     shown: bool = False
     _prompts: dict[int | None, int] = field(default_factory=dict[int | None, int])
@@ -82,7 +82,7 @@ class Arm:
         found = self._without_ids(choice) | {"index": self.first + index, "arm": self.name}
         if found.get("finish_reason"):
             prompt = self._prompts.get(index, self._prompts.get(None))
-            found["steering"] = self.told.applied(prompt, self._counts[index])
+            found["steering"] = self.plan.applied(prompt, self._counts[index])
         return found
 
     def _learn(self, index: int | None, said: Mapping[str, Any]) -> None:
@@ -101,7 +101,7 @@ def whole(arms: Sequence[Arm], answers: Sequence[Mapping[str, Any]], name: str) 
     return {**found[0], "model": name, "choices": choices, "usage": _usage(answer.get("usage") for answer in answers)}
 
 
-async def told(
+async def streamed(
     arms: Sequence[Arm], streams: Sequence[AsyncIterator[str]], name: str, usage: bool
 ) -> AsyncGenerator[str]:
     """The streams of all arms as one, chunk by chunk as they come.

@@ -10,7 +10,7 @@ import httpx
 from anyio import CancelScope
 
 from ..engines.vllm.http import PREFIX
-from .arms import Told
+from .arms import Understood
 from .errors import ApiError
 
 
@@ -51,7 +51,7 @@ class Upstream:
             await _read(answer)
             return answer.json()
 
-    async def plan(self, document: Mapping[str, Any]) -> tuple[Mapping[str, Any], Told]:
+    async def plan(self, document: Mapping[str, Any]) -> tuple[Mapping[str, Any], Understood]:
         """A spec with the digests of what its names stand for now, and what it comes to.
 
         Raises:
@@ -66,7 +66,7 @@ class Upstream:
                 502, "upstream_unsteered", "vLLM was started without the plugin's routes; start it with "
                 "VLLM_PLUGINS=steersman,steersman_http"
             ) from None  # fmt: skip
-        return found["spec"], Told(found["interventions"], found["digest"])
+        return found["spec"], Understood(found["interventions"], found["digest"])
 
 
 async def lines(answer: httpx.Response) -> AsyncIterator[str]:

@@ -22,7 +22,7 @@ from starlette.middleware import Middleware
 from .. import __version__
 from ..engines.vllm.http import PREFIX
 from . import arms
-from .arms import Arm, Told
+from .arms import Arm, Understood
 from .completions import unless_gone
 from .errors import ApiError, Json, did_you_mean, missing
 from .handling import add_handlers
@@ -119,18 +119,18 @@ class Proxy:
         else:
             steering = await self.preset(preset) if preset else None
         _make_comparable(found, baseline)
-        spec, told = await self.plan(steering)
+        spec, understood = await self.plan(steering)
         usage = _wants_usage(found)
         steered = found | ({"vllm_xargs": {**others, "steersman": json.dumps(spec)}} if spec else {})
-        all_arms = [Arm("steered", replace(told, preset=preset or None), shown=shown)]
+        all_arms = [Arm("steered", replace(understood, preset=preset or None), shown=shown)]
         if baseline:
-            all_arms.append(Arm("baseline", Told(), first=_rows(found), shown=shown))
+            all_arms.append(Arm("baseline", Understood(), first=_rows(found), shown=shown))
         return Asked(all_arms, [steered, found][: len(all_arms)], name, bool(found.get("stream")), usage)
 
-    async def plan(self, steering: Any) -> tuple[Mapping[str, Any] | None, Told]:
+    async def plan(self, steering: Any) -> tuple[Mapping[str, Any] | None, Understood]:
         """The spec of what a request says, over digests, and what it comes to; None for nothing."""
         document = read_steering(steering, self.settings.limits)
-        return await self.upstream.plan(document) if document["interventions"] else (None, Told())
+        return await self.upstream.plan(document) if document["interventions"] else (None, Understood())
 
     async def preset(self, name: str) -> Any:
         """The steering of a preset: one that is stored, or a vector with a chosen layer.
@@ -197,7 +197,7 @@ class Proxy:
         except BaseException:
             await stack.aclose()
             raise
-        return _closing(stack, arms.told(asked.arms, [lines(one) for one in answers], asked.name, asked.usage))
+        return _closing(stack, arms.streamed(asked.arms, [lines(one) for one in answers], asked.name, asked.usage))
 
 
 async def _closing(stack: AsyncExitStack, chunks: AsyncGenerator[str]) -> AsyncGenerator[str]:
