@@ -14,7 +14,7 @@ export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help demo test test-quantised test-ray test-wheel test-serve test-vllm test-vllm-v2 vllm-system test-page ui check-ui lint types docs format bench bench-peers bench-vllm figures measured planted model model-card clean
+.PHONY: help demo test test-docs test-quantised test-ray test-wheel test-serve test-vllm test-vllm-v2 vllm-system test-page ui check-ui lint types docs format bench bench-peers bench-vllm figures measured planted model model-card clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -34,6 +34,9 @@ demo: $(READY) ## the one-minute tour on the embedded model
 
 test: $(READY) ## the tests of the core
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+test-docs: $(READY) ## every block of the documentation, run as it is written
+	$(BIN)/python -m pytest -n $(WORKERS) tests/docs/test_examples.py
 
 test-quantised: $(READY) ## models with quantised weights (torchao, kept out of the environment: transformers would import it)
 	@test -d .venv/quantised || $(PIP) install -c constraints.txt --no-deps --target .venv/quantised torchao

@@ -1,7 +1,7 @@
 """Every Python block of the README and the pages runs, and prints what the page says it prints.
 
 A block of Python followed by a block marked ``text`` is checked against it. After a change on purpose:
-``UPDATE_EXAMPLES=1 make test`` writes what was printed into the pages.
+``UPDATE_EXAMPLES=1 make test-docs`` writes what was printed into the pages.
 """
 
 from __future__ import annotations
