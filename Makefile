@@ -48,8 +48,8 @@ test-ray: $(READY) ## extraction on a local Ray cluster (about a minute: each wo
 test-wheel: $(READY) ## the wheel, built and installed where the source is not: the tour, a text, the server
 	$(BIN)/python -m pytest tests/wheel
 
-test-serve: $(READY) ## thousands of requests made up from the server's OpenAPI document
-	STEERSMAN_FUZZ_CASES=2000 $(BIN)/python -m pytest tests/serve/test_openapi.py
+test-serve: $(READY) ## the server over HTTP, also under thousands of requests made up from its OpenAPI document
+	STEERSMAN_FUZZ_CASES=2000 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile tests/serve
 
 # vLLM's CPU build, in an environment of its own. The wheel itself goes in without its dependencies: three of them have no
 # CPU build, and the others are in requirements-vllm.txt.
