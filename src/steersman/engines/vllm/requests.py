@@ -18,6 +18,7 @@ from typing import Any, cast
 from ... import spec
 from ...applied import told
 from ...errors import BoundaryError, SpecError, UnsupportedError
+from ...operations import Intervention
 from ...plan import Plan, PlanLike
 from ...positions import ENDLESS, MarkerEnd
 from ...registry import Registry
@@ -266,15 +267,17 @@ class FrontEnd:
         """
         compiled = self.compiler.read(document)
         self._check_room(compiled.packed)
-        pinned = dict(compiled.spec)
         registry = self.compiler.registry or {}
+        interventions: list[Intervention] = []
         found: list[dict[str, Any]] = []
-        for said, item in zip(spec.validate(document).interventions, pinned["interventions"], strict=True):
-            actions = Plan.from_spec({"interventions": [item]}, registry).actions(self.compiler.shape)
+        for said, item in zip(spec.validate(document).interventions, compiled.spec["interventions"], strict=True):
+            built = spec.read({"interventions": [item]}, registry)
+            interventions += built
+            actions = [action for one in built for action in one.actions(self.compiler.shape)]
             digest = next((item[role] for role in NAMING if role in item), None)
             given = said.model_dump(mode="json", exclude_unset=True, exclude_none=True)
             found.append(told(given, actions, digest) | {"conditional": bool(item.get("when"))})
-        return {"digest": Plan.from_spec(pinned, registry).digest, "spec": pinned, "interventions": found}
+        return {"digest": Plan(interventions).digest, "spec": compiled.spec, "interventions": found}
 
     def reading(self, extra: Mapping[str, Any] | None, prompt_length: int) -> Reading | None:
         """What is to be read of a request, or None.
